@@ -1,0 +1,69 @@
+"""The hypercall table: number, name, arguments and handler, and the way from a guest's registers to a handler.
+
+A subsystem registers its handlers with `@hypercall`; the table is the only way in, for x86 and for native vCPUs alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from pyvmm.abi import errno, xen
+from pyvmm.hypervisor import trace
+from pyvmm.hypervisor.errors import XenError
+
+if TYPE_CHECKING:
+    from pyvmm.hypervisor.vcpu import VCpu
+
+Handler = Callable[..., int]
+H = TypeVar("H", bound=Handler)
+MAX_ARGS = 5  # Xen 4.17 passes rdi, rsi, rdx, r10, r8
+_U64 = (1 << 64) - 1
+
+
+class Entry(NamedTuple):
+    """One hypercall: its number and name, the names of the arguments it takes (at most five) and what serves it."""
+
+    number: int
+    name: str
+    args: tuple[str, ...]
+    handler: Handler
+
+
+TABLE: dict[int, Entry] = {}
+
+
+def hypercall(number: int, *args: str) -> Callable[[H], H]:
+    """Register the decorated ``handler(v, *args)`` under `number`. The handler returns what goes to RAX."""
+
+    def register(handler: H) -> H:
+        assert number not in TABLE and len(args) <= MAX_ARGS
+        TABLE[number] = Entry(number, xen.HYPERCALL_NAMES[number], args, handler)
+        return handler
+
+    return register
+
+
+def call(v: VCpu, number: int, a1: int = 0, a2: int = 0, a3: int = 0, a4: int = 0, a5: int = 0) -> int:
+    """Serve one hypercall of `v`; the result as a signed integer (negative: an errno). An unknown number is -ENOSYS."""
+    entry = TABLE.get(number)
+    counters = v.domain.counters.hypercalls
+    if entry is None:
+        name, result = xen.HYPERCALL_NAMES.get(number, f"unknown_{number}"), -errno.ENOSYS
+    else:
+        name = entry.name
+        try:
+            result = entry.handler(v, *(a1, a2, a3, a4, a5)[: len(entry.args)])
+        except XenError as error:
+            result = -error.errno
+    counters[name] = counters.get(name, 0) + 1
+    bus = v.hv.trace
+    if bus.on:
+        bus.emit(trace.HYPERCALL, v.domain.domid, v.vcpu_id, name, a1, a2, a3, a4, a5, result)
+    return result
+
+
+def signed(value: int, bits: int = 64) -> int:
+    """`value` read as a two's complement number of `bits` bits."""
+    value &= (1 << bits) - 1
+    return value - (1 << bits) if value >> (bits - 1) else value

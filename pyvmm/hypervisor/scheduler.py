@@ -1,0 +1,70 @@
+"""Who runs next and for how long, and the timers of virtual time.
+
+The scheduler is a policy object that is asked at every decision point; round robin is the default. A policy sees only runnable vCPUs, in
+creation order, so its choice can be recorded and replayed as a small integer.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from pyvmm.hypervisor.vcpu import VCpu
+
+SLICE = 1_000_000  # instructions (virtual ns) a vCPU may run before the others get their turn
+
+
+class Policy(Protocol):
+    """Chooses among runnable vCPUs."""
+
+    def pick(self, runnable: Sequence[VCpu], last: VCpu | None) -> VCpu:
+        """One of `runnable` (never empty); `last` is the vCPU that ran before."""
+
+
+class RoundRobin:
+    """The vCPU after the last one, in creation order."""
+
+    def pick(self, runnable: Sequence[VCpu], last: VCpu | None) -> VCpu:
+        """See `Policy.pick`."""
+        if last is None:
+            return runnable[0]
+        key = (last.domain.domid, last.vcpu_id)
+        for v in runnable:
+            if (v.domain.domid, v.vcpu_id) > key:
+                return v
+        return runnable[0]
+
+
+class Timers:
+    """Callbacks due at virtual times. One deadline a key; equal deadlines fire in the order they were set."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, Hashable, Callable[[], None]]] = []
+        self._live: dict[Hashable, int] = {}
+        self._sequence = 0
+
+    def set(self, key: Hashable, deadline: int, action: Callable[[], None]) -> None:
+        """Call `action()` at virtual time `deadline`; replaces what `key` had."""
+        self._sequence += 1
+        self._live[key] = self._sequence
+        heapq.heappush(self._heap, (deadline, self._sequence, key, action))
+
+    def cancel(self, key: Hashable) -> None:
+        """Forget `key`'s deadline, if it has one."""
+        self._live.pop(key, None)
+
+    def next(self) -> int | None:
+        """The earliest deadline, or None."""
+        heap = self._heap
+        while heap and self._live.get(heap[0][2]) != heap[0][1]:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else None
+
+    def fire(self, now: int) -> None:
+        """Run every action whose deadline is not after `now`, earliest first."""
+        while (deadline := self.next()) is not None and deadline <= now:
+            _, _, key, action = heapq.heappop(self._heap)
+            del self._live[key]
+            action()
