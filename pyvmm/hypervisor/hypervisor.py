@@ -14,8 +14,10 @@ from pyvmm.hypervisor import cpu, trace
 from pyvmm.hypervisor import hypercalls as hc
 from pyvmm.hypervisor.errors import DomainCrash
 from pyvmm.hypervisor.frames import FrameTable
+from pyvmm.hypervisor.mmu import Mmu
 from pyvmm.hypervisor.scheduler import SLICE, Policy, RoundRobin, Timers
 from pyvmm.hypervisor.vcpu import Runstate, VCpu
+from pyvmm.hypervisor.xen_area import XenArea
 from pyvmm.machine import BudgetUsed, Machine, Stopped
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ class Hypervisor:
         # Called in order at every console write: (domain, data).
         self.console_sinks: list[Callable[[Domain, bytes], None]] = []
         self.frames = FrameTable(self)
+        self.xen_area = XenArea(self)
+        self.mmu = Mmu(self)
         machine.on_syscall = self._on_syscall
         machine.on_cpuid = lambda leaf, subleaf: cpu.native_cpuid(self, leaf, subleaf)
 
