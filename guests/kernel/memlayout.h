@@ -1,0 +1,23 @@
+/* The address space of a guest, in one picture.
+ *
+ *   0x0                    page 0, unmapped at boot, so that a null pointer faults
+ *   0x100000               the image: .text .rodata .data .bss          (linked here: kernel.ld)
+ *   ...                    p2m list, start_info, store and console page, first page tables, boot stack (Xen's builder)
+ *   ... 16 MiB             free pages; virtual address = pfn * 4096 throughout
+ *   0x40000000000          MAP_AREA: pages mapped by machine frame (rings, grants, frames of others)
+ *   0x50000000000          SCRATCH_AREA: where a test builds and tears down page tables
+ *   0x60000000000          USER_AREA: user-mode code and stack (mapped in the user page tables only)
+ *   0xffff800000000000     M2P: Xen's table from machine frame to pfn, readable
+ *
+ * Both kernel and user mode of a PV64 guest run at CPL 3; Xen keeps the modes apart by two page-table bases.
+ */
+#pragma once
+
+#define KERNEL_BASE 0x100000UL
+#define MEMORY_PAGES 4096UL /* the guest manages the first 16 MiB it is given and leaves the rest alone */
+#define MAP_AREA 0x40000000000UL
+#define MAP_AREA_PAGES 256
+#define SCRATCH_AREA 0x50000000000UL
+#define USER_AREA 0x60000000000UL
+#define M2P_TABLE 0xffff800000000000UL
+#define STACK_SIZE 16384

@@ -1,0 +1,118 @@
+/* Memory: pfn and mfn, the free pages, the page tables. The tables stay read-only to us and are changed through Xen. */
+#include "kernel.h"
+
+static const u64 *p2m;
+static u64 *top;         /* the L4, as mapped read-only */
+static void *free_list;  /* of pages; each begins with a pointer to the next */
+static u64 free_count;
+static u64 next_area;
+#define JUNK 0xa5
+#define LEAF (PTE_P | PTE_W | PTE_U | PTE_A | PTE_D)
+
+u64 pfn_to_mfn(u64 pfn) { return p2m[pfn]; }
+u64 mfn_to_pfn(u64 mfn) { return ((const u64 *)M2P_TABLE)[mfn]; }
+u64 va_to_mfn(const void *va) { return p2m[(u64)va >> PAGE_SHIFT]; }
+u64 va_to_machine(const void *va) { return va_to_mfn(va) << PAGE_SHIFT | ((u64)va & (PAGE_SIZE - 1)); }
+u64 pages_free(void) { return free_count; }
+
+static void page_add(void *page)
+{
+    *(void **)page = free_list;
+    free_list = page;
+    free_count++;
+}
+
+void *page_alloc(void)
+{
+    void *page = free_list;
+    if (!page)
+        panic("out of memory");
+    free_list = *(void **)page;
+    free_count--;
+    return memset(page, 0, PAGE_SIZE);
+}
+
+void page_free(void *page)
+{
+    memset(page, JUNK, PAGE_SIZE);
+    page_add(page);
+}
+
+u64 *pte_slot(u64 va, int level)
+{
+    u64 *table = top;
+    for (int l = 4;; l--) {
+        u64 *slot = &table[va >> (12 + 9 * (l - 1)) & 511];
+        if (l == level)
+            return slot;
+        if (!(*slot & PTE_P) || *slot & PTE_PS)
+            return NULL;
+        table = (u64 *)(mfn_to_pfn(PTE_MFN(*slot)) << PAGE_SHIFT);
+    }
+}
+
+u64 pte_read(u64 va)
+{
+    u64 *slot = pte_slot(va, 1);
+    return slot ? *slot : 0;
+}
+
+int protect(const void *page, u64 flags)
+{
+    return (int)hypercall_update_va_mapping((u64)page, va_to_mfn(page) << PAGE_SHIFT | flags, UVMF_INVLPG);
+}
+
+/* Hang a full table under the entry that covers va at `level`. */
+static int hang(u64 va, int level, void *table)
+{
+    struct mmu_update u = {va_to_mfn(pte_slot(va, level)) << PAGE_SHIFT | ((u64)pte_slot(va, level) & 0xfff), va_to_mfn(table) << PAGE_SHIFT | LEAF};
+    int rc = protect(table, PTE_P | PTE_U);
+    return rc ? rc : (int)hypercall_mmu_update(&u, 1, NULL, DOMID_SELF);
+}
+
+int map_frame(u64 va, u64 mfn, u64 flags)
+{
+    for (int level = 4; level > 1; level--) {
+        u64 *slot = pte_slot(va, level);
+        int rc = *slot & PTE_P ? 0 : hang(va, level, page_alloc());
+        if (rc)
+            return rc;
+    }
+    return (int)hypercall_update_va_mapping(va, mfn << PAGE_SHIFT | flags, UVMF_INVLPG);
+}
+
+int unmap(u64 va)
+{
+    return (int)hypercall_update_va_mapping(va, 0, UVMF_INVLPG);
+}
+
+void *map_area(u64 mfn)
+{
+    u64 va = MAP_AREA + next_area++ * PAGE_SIZE;
+    if (map_frame(va, mfn, LEAF))
+        panic("cannot map machine frame %lx", mfn);
+    return (void *)va;
+}
+
+/* Xen maps a little more than the image. Take what is free there, then map the rest of MEMORY_PAGES 2 MiB at a time. */
+void mm_init(void)
+{
+    u64 pages = start_info->nr_pages < MEMORY_PAGES ? start_info->nr_pages : MEMORY_PAGES;
+    p2m = (const u64 *)start_info->mfn_list;
+    top = (u64 *)start_info->pt_base;
+    u64 pfn = (start_info->pt_base >> PAGE_SHIFT) + start_info->nr_pt_frames;
+    if (pfn <= boot_regs.rsp >> PAGE_SHIFT)
+        pfn = (boot_regs.rsp >> PAGE_SHIFT) + 1; /* the boot stack comes after the tables; rsp may be its very end */
+    for (; pfn < pages && pte_slot(pfn << PAGE_SHIFT, 1) && pte_read(pfn << PAGE_SHIFT) & PTE_P; pfn++)
+        page_add((void *)(pfn << PAGE_SHIFT));
+    for (; pfn < pages; pfn += 512) {
+        u64 *table = page_alloc();
+        for (u64 i = 0; i < 512 && pfn + i < pages; i++)
+            table[i] = pfn_to_mfn(pfn + i) << PAGE_SHIFT | LEAF;
+        if (pfn % 512 || hang(pfn << PAGE_SHIFT, 2, table))
+            panic("cannot map page %lx", pfn);
+        for (u64 i = 0; i < 512 && pfn + i < pages; i++)
+            page_add((void *)((pfn + i) << PAGE_SHIFT));
+    }
+    unmap(0);
+}

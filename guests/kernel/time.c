@@ -1,0 +1,51 @@
+/* Time: the clock that Xen publishes in vcpu_info, and the one-shot timer. */
+#include "kernel.h"
+
+static volatile u32 ticks;
+
+static u64 tsc(void)
+{
+    u32 lo, hi;
+    __asm__ volatile("rdtsc" : "=a"(lo), "=d"(hi));
+    return (u64)hi << 32 | lo;
+}
+
+u64 now(void)
+{
+    const volatile struct vcpu_time_info *t = &shared_info->vcpu_info[0].time;
+    for (;;) {
+        u32 version = t->version;
+        barrier();
+        u64 delta = tsc() - t->tsc_timestamp;
+        delta = t->tsc_shift < 0 ? delta >> -t->tsc_shift : delta << t->tsc_shift;
+        u64 result = t->system_time + (u64)((unsigned __int128)delta * t->tsc_to_system_mul >> 32);
+        barrier();
+        if (!(version & 1) && version == t->version)
+            return result;
+    }
+}
+
+static void tick(u32 port, void *arg)
+{
+    (void)port, (void)arg;
+    ticks++;
+}
+
+void time_init(void)
+{
+    s64 port = event_bind_virq(VIRQ_TIMER, 0);
+    if (port < 0)
+        panic("no timer");
+    event_bind((u32)port, tick, NULL);
+}
+
+static bool reached(void *when)
+{
+    return now() >= *(u64 *)when;
+}
+
+void sleep_until(u64 when)
+{
+    hypercall_set_timer_op(when);
+    thread_wait(reached, &when);
+}

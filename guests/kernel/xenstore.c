@@ -1,0 +1,160 @@
+/* A XenStore client over the shared ring: one request at a time, watch events kept until somebody waits for one. */
+#include "kernel.h"
+
+static volatile struct xenstore_ring *ring;
+static u32 port, last_id;
+static struct { char path[128], token[32]; } events[8];
+static u32 event_first, event_count;
+
+static void noticed(u32 p, void *arg)
+{
+    (void)p, (void)arg; /* the upcall itself is what wakes thread_wait */
+}
+
+void xenstore_init(void)
+{
+    if (is_dom0() || !start_info->store_mfn)
+        return;
+    ring = map_area(start_info->store_mfn);
+    port = start_info->store_evtchn;
+    event_bind(port, noticed, NULL);
+}
+
+static bool can_write(void *arg) { (void)arg; return ring->req_prod - ring->req_cons < sizeof ring->req; }
+static bool can_read(void *arg) { (void)arg; return ring->rsp_prod != ring->rsp_cons; }
+
+static void send(const void *from, u32 n)
+{
+    for (const char *p = from; n--; p++) {
+        if (!can_write(NULL)) {
+            event_send(port);
+            thread_wait(can_write, NULL);
+        }
+        ring->req[ring->req_prod % sizeof ring->req] = *p;
+        barrier();
+        ring->req_prod++;
+    }
+}
+
+static void receive(char *to, u32 n, u32 room)
+{
+    for (u32 i = 0; i < n; i++) {
+        if (!can_read(NULL)) {
+            event_send(port);
+            thread_wait(can_read, NULL);
+        }
+        char c = ring->rsp[ring->rsp_cons % sizeof ring->rsp];
+        barrier();
+        ring->rsp_cons++;
+        if (i < room)
+            to[i] = c;
+    }
+}
+
+/* One message; a watch event is put aside. Returns its length or -1 for an event. */
+static int message(struct xsd_sockmsg *h, char *body, u32 size)
+{
+    receive((char *)h, sizeof *h, sizeof *h);
+    if (h->type != XS_WATCH_EVENT) {
+        receive(body, h->len, size - 1);
+        body[h->len < size ? h->len : size - 1] = 0;
+        event_send(port);
+        return (int)h->len;
+    }
+    char text[XENSTORE_MAX] = {0};
+    receive(text, h->len, sizeof text - 1);
+    event_send(port);
+    u32 i = (event_first + event_count) % COUNT(events);
+    snprintf(events[i].path, sizeof events[i].path, "%s", text);
+    snprintf(events[i].token, sizeof events[i].token, "%s", text + strlen(text) + 1);
+    event_count++;
+    return -1;
+}
+
+int xenstore_request(u32 type, u32 transaction, const void *body, u32 n, char *reply, u32 size)
+{
+    struct xsd_sockmsg h = {type, ++last_id, transaction, n};
+    if (!ring)
+        panic("no XenStore here");
+    send(&h, sizeof h);
+    send(body, n);
+    event_send(port);
+    int got;
+    while ((got = message(&h, reply, size)) < 0)
+        ;
+    return h.type == XS_ERROR ? -1 : got;
+}
+
+static int with_path(u32 type, u32 transaction, const char *path, const char *rest, u32 rest_size, char *reply, u32 size)
+{
+    char body[XENSTORE_MAX];
+    u32 n = (u32)strlen(path) + 1;
+    if (n + rest_size > sizeof body)
+        return -1;
+    memcpy(body, path, n);
+    memcpy(body + n, rest, rest_size);
+    return xenstore_request(type, transaction, body, n + rest_size, reply, size);
+}
+
+int xenstore_read(u32 transaction, const char *path, char *value, u32 size)
+{
+    return with_path(XS_READ, transaction, path, "", 0, value, size);
+}
+
+int xenstore_write(u32 transaction, const char *path, const char *value)
+{
+    char reply[32];
+    return with_path(XS_WRITE, transaction, path, value, (u32)strlen(value), reply, sizeof reply);
+}
+
+int xenstore_directory(u32 transaction, const char *path, char *names, u32 size)
+{
+    return with_path(XS_DIRECTORY, transaction, path, "", 0, names, size);
+}
+
+int xenstore_remove(u32 transaction, const char *path)
+{
+    char reply[32];
+    return with_path(XS_RM, transaction, path, "", 0, reply, sizeof reply);
+}
+
+int xenstore_watch(const char *path, const char *token)
+{
+    char reply[32];
+    return with_path(XS_WATCH, 0, path, token, (u32)strlen(token) + 1, reply, sizeof reply);
+}
+
+int xenstore_unwatch(const char *path, const char *token)
+{
+    char reply[32];
+    return with_path(XS_UNWATCH, 0, path, token, (u32)strlen(token) + 1, reply, sizeof reply);
+}
+
+void xenstore_wait_watch(char *path, char *token, u32 size)
+{
+    struct xsd_sockmsg h;
+    char body[XENSTORE_MAX];
+    while (!event_count)
+        message(&h, body, sizeof body);
+    snprintf(path, size, "%s", events[event_first].path);
+    snprintf(token, size, "%s", events[event_first].token);
+    event_first = (event_first + 1) % COUNT(events);
+    event_count--;
+}
+
+u32 xenstore_begin(void)
+{
+    char id[16];
+    u32 n = 0;
+    if (xenstore_request(XS_TRANSACTION_START, 0, "", 1, id, sizeof id) < 0)
+        return 0;
+    for (const char *p = id; *p >= '0' && *p <= '9'; p++)
+        n = n * 10 + (u32)(*p - '0');
+    return n;
+}
+
+int xenstore_end(u32 transaction, bool commit)
+{
+    char reply[32];
+    return xenstore_request(XS_TRANSACTION_END, transaction, commit ? "T" : "F", 2, reply, sizeof reply);
+}

@@ -1,0 +1,177 @@
+"""Builds the guest images from `guests/` with the pinned compiler: `pyvmm images build`.
+
+There is no make: a guest is every file of `guests/kernel` and of its own folder, compiled in the order of their names and
+linked by `guests/kernel/kernel.ld`. The hypercall stubs and prototypes are generated from `hypercalls.list`. The
+compiler is the one in the `ziglang` wheel, whose output depends on nothing of the machine it runs on, so that an image
+can be rebuilt and compared bit by bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from pyvmm.images import DIRECTORY, MANIFEST, ImageRecord, Manifest
+
+GUESTS = Path(__file__).parents[2] / "guests"
+"""Where the sources are in a checkout; an installed package has images only."""
+
+CFLAGS = (
+    "-target", "x86_64-freestanding-none", "-std=c11", "-O2", "-g0", "-Wall", "-Wextra", "-Werror",
+    "-ffreestanding", "-fno-builtin", "-fno-pic", "-mcmodel=small", "-mno-red-zone", "-mgeneral-regs-only",
+    "-fno-stack-protector", "-fno-sanitize=undefined", "-fno-strict-aliasing", "-fno-omit-frame-pointer",
+    "-fno-asynchronous-unwind-tables", "-fno-ident", "-march=x86_64",
+)  # fmt: skip
+"""No red zone and no vector registers: Xen pushes its frames right below rsp, and the handlers save integers only."""
+
+LDFLAGS = ("-nostdlib", "-static", "-Wl,--build-id=none", "-Wl,--gc-sections", "-Wl,-z,max-page-size=4096")
+
+
+class BuildError(Exception):
+    """The compiler is missing, or said no; the text is what it said."""
+
+
+class Guest(NamedTuple):
+    """One guest to build: its folder in `guests/`."""
+
+    name: str
+    description: str
+
+
+ALL = (
+    Guest("abicheck", "self-checking walk through the Xen PV ABI"),
+    Guest("hello", "prints a greeting and facts about its domain"),
+)
+
+
+def compiler() -> list[str]:
+    """The pinned compiler's command; BuildError when the `ziglang` wheel is not installed."""
+    if importlib.util.find_spec("ziglang") is None:
+        raise BuildError("the guests' compiler is the `ziglang` wheel, and it is not installed")
+    return [sys.executable, "-m", "ziglang", "cc"]
+
+
+def compiler_version() -> str:
+    """Name and version of the pinned compiler, as the manifest records it."""
+    return f"ziglang {importlib.metadata.version('ziglang')}"
+
+
+def parse_hypercalls(text: str) -> list[tuple[int, str, str]]:
+    """(number, name, C parameters) of each line of `hypercalls.list`."""
+    found = []
+    for line in text.splitlines():
+        if line.strip() and not line.startswith("#"):
+            number, name, parameters = line.split(None, 2)
+            found.append((int(number), name, parameters))
+    return found
+
+
+def generate(calls: Sequence[tuple[int, str, str]]) -> tuple[str, str]:
+    """The stubs (assembly) and prototypes (a header) of the hypercalls."""
+    stubs, header = [".text"], ["/* Generated from hypercalls.list. */", "#pragma once", '#include "xen.h"']
+    for number, name, parameters in calls:
+        stubs += [f".globl hypercall_{name}", f"hypercall_{name}:", "mov %rcx, %r10", f"jmp hypercall_page + {number * 32}"]
+        header.append(f"s64 hypercall_{name}({parameters});")
+        header.append(f"#define HYPERVISOR_{name} {number}UL")
+    stubs.append('.section .note.GNU-stack, "", @progbits')
+    return "\n".join(stubs) + "\n", "\n".join(header) + "\n"
+
+
+def source_files(name: str, guests: Path = GUESTS) -> list[Path]:
+    """Every file that goes into guest `name`, sorted by path."""
+    folders = (guests / "kernel", guests / name)
+    return sorted(p for folder in folders for p in folder.iterdir() if p.suffix in (".c", ".h", ".S", ".ld", ".list"))
+
+
+def sources_hash(name: str, guests: Path = GUESTS) -> str:
+    """One sha256 over names and contents of guest `name`'s sources."""
+    digest = hashlib.sha256()
+    for file in source_files(name, guests):
+        content = file.read_bytes()
+        digest.update(f"{file.relative_to(guests).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def _run(command: Sequence[str], cwd: Path) -> None:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    if done.returncode:
+        raise BuildError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+
+
+def build(name: str, output: Path, guests: Path = GUESTS, cc: Sequence[str] | None = None) -> None:
+    """Builds guest `name` into the file `output`.
+
+    `cc` is a compiler of the user's own, called as the pinned one is (clang's options); results with such an image are not comparable
+    with those of the shipped one. BuildError with the compiler's words when it fails.
+    """
+    command = list(cc) if cc is not None else compiler()
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        for file in source_files(name, guests):  # a private, flat copy: no path of this machine reaches the image
+            folder = work / ("kernel" if file.parent.name == "kernel" else "guest")
+            folder.mkdir(exist_ok=True)
+            shutil.copy(file, folder / file.name)
+        stubs, header = generate(parse_hypercalls((work / "kernel/hypercalls.list").read_text()))
+        (work / "kernel/hypercalls.S").write_text(stubs)
+        (work / "kernel/hypercalls.h").write_text(header)
+        sources = sorted(p.relative_to(work) for p in work.rglob("*") if p.suffix in (".c", ".S"))
+        objects = [str(s).replace("/", "_") + ".o" for s in sources]
+        jobs = [
+            [*command, *CFLAGS, "-Ikernel", "-Iguest", "-c", str(source), "-o", object_]
+            for source, object_ in zip(sources, objects, strict=True)
+        ]
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda job: _run(job, work), jobs))
+        link = [*command, "-target", "x86_64-freestanding-none", *LDFLAGS, "-T", str(work / "kernel/kernel.ld")]
+        _run([*link, "-o", "image", *objects], work)
+        shutil.copyfile(work / "image", output)
+
+
+def record(guest: Guest, file: Path, guests: Path = GUESTS) -> ImageRecord:
+    """The manifest's entry for an image just built."""
+    sha = hashlib.sha256(file.read_bytes()).hexdigest()
+    return ImageRecord(file=file.name, description=guest.description, sha256=sha, sources=sources_hash(guest.name, guests))
+
+
+def build_all(directory: Path = DIRECTORY, guests: Path = GUESTS, only: Sequence[str] = ()) -> Manifest:
+    """Builds all guests (or `only` the named) into `directory` and writes its manifest."""
+    file = directory / MANIFEST.name
+    images: dict[str, ImageRecord] = json.loads(file.read_text())["images"] if file.exists() else {}
+    for guest in ALL:
+        if not only or guest.name in only:
+            build(guest.name, directory / guest.name, guests)
+            images[guest.name] = record(guest, directory / guest.name, guests)
+    result = Manifest(compiler=compiler_version(), flags=[*CFLAGS, *LDFLAGS], images=dict(sorted(images.items())))
+    file.write_text(re.sub(r'(?<!\]),\n {4}"-', ', "-', json.dumps(result, indent=2)) + "\n")
+    return result
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`python -m pyvmm.images.build [NAME...]`: rebuild the shipped images."""
+    known = {guest.name for guest in ALL}
+    if unknown := [a for a in arguments if a not in known]:
+        print(f"no such guest: {' '.join(unknown)}; there are: {' '.join(sorted(known))}", file=sys.stderr)
+        return 2
+    try:
+        result = build_all(only=arguments)
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for name, image in result["images"].items():
+        print(f"{name}: {image['sha256']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
