@@ -1,0 +1,64 @@
+"""The ``pyvmm`` command and its way with errors: a person's mistake is one line on stderr and exit status 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from pyvmm.errors import PyvmmError
+
+COMMANDS = {  # name: (module, what `pyvmm --help` says of it); modules are imported when their command is used
+    "run": ("pyvmm.cli.run", "Boot one PV kernel and tell what it did."),
+    "images": ("pyvmm.cli.images", "List the guest images that ship with pyvmm, or build them again."),
+}
+
+
+class Commands(click.Group):
+    """A group that imports a command's module only when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command object, or None for an unknown name."""
+        if cmd_name not in COMMANDS:
+            return None
+        from importlib import import_module
+
+        command: click.Command = import_module(COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list for --help, without importing any command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pyvmm")
+def cli() -> None:
+    """pyvmm: an emulated x86-64 machine that is a Xen host. Real PV guests boot on it; every instruction is counted."""
+
+
+def main() -> None:
+    """Entry point: runs the command and turns errors into exit statuses."""
+    try:
+        cli.main(prog_name="pyvmm", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        print("pyvmm: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except PyvmmError as error:
+        print(f"pyvmm: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except BrokenPipeError:
+        # The reader of our output is gone (`pyvmm run hello | head`): nothing left to say, and no flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

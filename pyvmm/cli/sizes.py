@@ -1,0 +1,40 @@
+"""Sizes and counts as people write them: 64M, 1G, 4096, 2e9."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+class Size(click.ParamType):
+    """A memory size in bytes: a number with an optional K, M, G or T (powers of 1024; a trailing B or iB is allowed)."""
+
+    name = "SIZE"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The size in bytes; a usage error says what was expected."""
+        if isinstance(value, int):
+            return value
+        m = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", str(value).strip().lower())
+        if not m:
+            self.fail(f"{value!r} is not a size; write bytes, or a number with K, M or G, for example 64M", param, ctx)
+        return int(float(m[1]) * UNITS[m[2]])
+
+
+class Count(click.ParamType):
+    """A whole number of instructions; 1e9 and 1_000_000 are accepted."""
+
+    name = "N"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number; a usage error says what was expected."""
+        text = str(value).replace("_", "")
+        if re.fullmatch(r"\d+", text):
+            return int(text)
+        m = re.fullmatch(r"(\d+)e(\d{1,2})", text)
+        if not m:
+            self.fail(f"{value!r} is not a whole number; write for example 1000000 or 1e9", param, ctx)
+        return int(m[1]) * int(10 ** int(m[2]))

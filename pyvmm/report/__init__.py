@@ -1,0 +1,1 @@
+"""What runs are told with: traces as text, and the figures after a run."""

@@ -1,0 +1,17 @@
+"""The trace as text, one line an event."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TextIO
+
+from pyvmm.hypervisor.trace import Bus, Event
+
+
+def write_trace(bus: Bus, out: TextIO) -> Callable[[], None]:
+    """Write every event of `bus` to `out` as ``TIME dDOMIDvVCPU KIND name=value ...``; returns a function that ends it."""
+
+    def line(event: Event) -> None:
+        out.write(f"{event}\n")
+
+    return bus.listen(line)
