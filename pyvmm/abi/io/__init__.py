@@ -1,0 +1,1 @@
+"""Protocols between domains: shared rings, the console, XenStore, device states. One module a header in public/io."""
