@@ -1,0 +1,38 @@
+"""Markers for tests that need more than Python, and the reason given where that is missing."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from pathlib import Path
+
+import pytest
+
+DEBIAN = {  # package: a program or file of it whose presence means that it is installed
+    "gcc": "gcc",
+    "gdb": "gdb",
+    "grub-common": "grub-mkimage",
+    "grub-xen-bin": "/usr/lib/grub/x86_64-xen/kernel.img",
+    "libxen-dev": "/usr/include/xen/xen.h",
+    "qemu-system-x86": "qemu-system-x86_64",
+    "xen-hypervisor-4.17-amd64": "/boot/xen-4.17-amd64.gz",
+    "xen-utils-4.17": "/usr/lib/xen-4.17/bin/oxenstored",
+    "xenstore-utils": "xenstore-ls",
+}
+ORACLE = ("qemu-system-x86", "xen-hypervisor-4.17-amd64", "grub-xen-bin", "grub-common")
+
+
+def missing(packages: tuple[str, ...]) -> list[str]:
+    """Those of the packages that are not installed here. `KeyError` for one that is not in `DEBIAN`."""
+    return [name for name in packages if not (shutil.which(DEBIAN[name]) or Path(DEBIAN[name]).is_file())]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips tests whose `oracle` or `debian` marker asks for what is not there."""
+    wanted = [name for mark in item.iter_markers("debian") for name in mark.args]
+    if item.get_closest_marker("oracle"):
+        wanted += ORACLE
+    if lacking := missing(tuple(dict.fromkeys(wanted))):
+        pytest.skip(f"needs Debian's {', '.join(lacking)}")
+    if wanted and platform.machine() != "x86_64":
+        pytest.skip("needs an x86-64 host")
