@@ -1,0 +1,115 @@
+"""Disassembly, by capstone: for reports, for the emulators above, and to find the instructions of a block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import capstone
+from capstone import x86_const
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """An operand. `kind` is "reg", "imm" or "mem"; the names are capstone's lower-case register names, "" for none."""
+
+    kind: str
+    size: int
+    reg: str = ""
+    imm: int = 0
+    segment: str = ""
+    base: str = ""
+    index: str = ""
+    scale: int = 1
+    disp: int = 0
+    read: bool = False
+    write: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Insn:
+    """One decoded instruction. `size` is in bytes; `op_str` is in Intel syntax."""
+
+    address: int
+    size: int
+    code: bytes
+    mnemonic: str
+    op_str: str
+    operands: tuple[Operand, ...]
+    groups: frozenset[str]
+    writes_memory: bool
+
+    @property
+    def memory(self) -> Operand | None:
+        """The explicit memory operand, if there is one."""
+        return next((o for o in self.operands if o.kind == "mem"), None)
+
+    def __str__(self) -> str:
+        return f"{self.mnemonic} {self.op_str}".rstrip()
+
+
+@cache
+def _detailed() -> Any:
+    engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    engine.detail = True
+    return engine
+
+
+@cache
+def _plain() -> Any:
+    return capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+
+
+#: Instructions that store to memory although no explicit operand says so.
+_IMPLICIT_STORES = ("push", "call", "stos", "movs", "ins", "enter", "fxsave", "fnsave", "fnstenv", "fnstcw", "fnstsw",
+                    "stmxcsr", "maskmov", "sgdt", "sidt", "sldt", "str", "smsw", "cmpxchg8b", "cmpxchg16b")  # fmt: skip
+_KINDS = {x86_const.X86_OP_REG: "reg", x86_const.X86_OP_IMM: "imm", x86_const.X86_OP_MEM: "mem"}
+
+
+def _insn(raw: Any) -> Insn:
+    def name(reg: int) -> str:
+        return str(raw.reg_name(reg)) if reg else ""
+
+    operands = []
+    for op in raw.operands:
+        access = {"read": bool(op.access & capstone.CS_AC_READ), "write": bool(op.access & capstone.CS_AC_WRITE)}
+        if op.type == x86_const.X86_OP_REG:
+            operands.append(Operand("reg", op.size, reg=name(op.reg), **access))
+        elif op.type == x86_const.X86_OP_IMM:
+            operands.append(Operand("imm", op.size, imm=op.imm, **access))
+        else:
+            mem = op.mem
+            operands.append(
+                Operand("mem", op.size, segment=name(mem.segment), base=name(mem.base), index=name(mem.index),
+                        scale=mem.scale, disp=mem.disp, **access)
+            )  # fmt: skip
+    mnemonic = str(raw.mnemonic)
+    bare = mnemonic.split()[-1]
+    writes = any(o.kind == "mem" and o.write for o in operands) or bare.startswith(_IMPLICIT_STORES)
+    groups = frozenset(str(raw.group_name(g)) for g in raw.groups)
+    return Insn(raw.address, raw.size, bytes(raw.bytes), mnemonic, str(raw.op_str), tuple(operands), groups, writes)
+
+
+def decode(code: bytes, va: int) -> Insn | None:
+    """The instruction at the start of `code`, which lies at linear address `va`; None when it is not one."""
+    for raw in _detailed().disasm(code[:15], va, 1):
+        return _insn(raw)
+    return None
+
+
+def disassemble(code: bytes, va: int, n: int = 0) -> list[Insn]:
+    """At most `n` (0: all) instructions; stops at the first byte that is not an instruction."""
+    return [_insn(raw) for raw in _detailed().disasm(code, va, n)]
+
+
+def boundaries(code: bytes) -> list[int]:
+    """The lengths of the instructions in `code`, in order. Bytes that capstone cannot decode end as one instruction.
+
+    A translated block can end in bytes that are no instruction (they raise #UD), never have them in the middle.
+    """
+    sizes = [size for _, size, _, _ in _plain().disasm_lite(code, 0)]
+    rest = len(code) - sum(sizes)
+    if rest:
+        sizes.append(rest)
+    return sizes

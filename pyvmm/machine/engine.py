@@ -1,0 +1,379 @@
+"""The run loop that all engines share, the stepper, and the bookkeeping of counts.
+
+Engines differ in `go`: how they run whole translated blocks. Everything exceptional (the last instructions of a budget, port I/O,
+`cpuid`, `rdtsc`) is done here, one instruction at a time, with the CPU's own trap flag: the trap after each instruction
+is what counts it, so stepping knows nothing of blocks and is the oracle for engines that count by blocks.
+
+Counting by blocks. A block's instructions are counted when it is entered. What did not retire is taken back: the tail of the block
+from the faulting instruction on. A store into the block that executes makes Unicorn leave it there without any
+notice and execute the storing instruction alone; the one-instruction block inside the previous block is the sign of it.
+
+A repeated string instruction is a block that is entered once an iteration. It is counted at the first entry only. An
+iteration is known by RCX having changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, Final
+
+from unicorn import unicorn_const as uc
+from unicorn import x86_const as x86
+
+from pyvmm.machine import opcodes
+from pyvmm.machine.cpu import Cpu
+from pyvmm.machine.exits import WITH_ERROR_CODE, BudgetUsed, Exit, Fault, MachineError, PageFault, SoftInt, Stopped, Syscall
+from pyvmm.machine.opcodes import Kind, Op, Plan
+from pyvmm.machine.paging import PF_I, walk
+from pyvmm.machine.registers import FLAG_TF, Reg
+
+#: A run leaves the CPU engine this often, in instructions, so that Ctrl-C is noticed.
+SLICE: Final = 50_000_000
+#: A single repeated instruction is interrupted after so many iterations in one run, as an interrupt would do.
+REP_LIMIT: Final = 1 << 24
+
+SyscallHandler = Callable[[int, int, int, int, int, int], int | None]
+CpuidHandler = Callable[[int, int], tuple[int, int, int, int] | None]
+_MASK64: Final = (1 << 64) - 1
+
+
+class Mode(IntEnum):
+    """What the CPU is being run for."""
+
+    BLOCKS = 0
+    STEP = 1
+    FIRMWARE = 2
+
+
+class Why(IntEnum):
+    """Why `go` came back."""
+
+    NOTHING = 0
+    FIT = 1  # the next block does not fit into the budget
+    STEP = 2  # the next `step_count` instructions must be stepped
+    EXCEPTION = 3
+    INVALID = 4
+    SYSCALL = 5
+    STOP = 6
+    SLICE = 7
+    REP_LIMIT = 8
+    ERROR = 9  # a callback raised; `error` has it
+
+
+class Engine:
+    """Base of the engines. One a machine."""
+
+    name = ""
+
+    def __init__(self, cpu: Cpu) -> None:
+        self.cpu = cpu
+        self.ram = cpu.ram
+        self.lib = cpu.lib
+        self.handle = cpu.handle
+        self.on_syscall: SyscallHandler | None = None
+        self.on_cpuid: CpuidHandler | None = None
+        self.tsc: Callable[[], int] = lambda: 0
+        self.in_callback = False
+        self.stop_requested = False
+        self.why = Why.NOTHING
+        self.vector = 0
+        self.error_code = 0
+        self.software = False
+        self.error: BaseException | None = None
+        self.step_count = 0
+        self._plans: dict[bytes, Plan] = {}
+        self._step_tf = False
+        self._step_counted = False
+        self._rep_run = 0
+
+    # What a subclass provides.
+
+    instructions: int
+    rep_iterations: int
+    limit: int
+    mode: Mode
+
+    def go(self) -> None:
+        """Runs whole blocks until `why` says something."""
+        raise NotImplementedError
+
+    def block(self) -> tuple[int, int]:
+        """(pc, size) of the block entered last in this run; size 0 when there is none."""
+        raise NotImplementedError
+
+    def rep_at(self) -> int | None:
+        """The address of the repeated instruction in progress."""
+        raise NotImplementedError
+
+    def end_rep(self) -> None:
+        """Settles the iterations of the repeated instruction in progress."""
+        raise NotImplementedError
+
+    def forget_block(self) -> None:
+        """No block is being executed."""
+        raise NotImplementedError
+
+    def address_space_changed(self) -> None:
+        """CR3 changed or the TLB was flushed: what is known by linear address is void."""
+
+    # Registers, overridden where faster ways exist.
+
+    def read(self, reg: int) -> int:
+        """A register."""
+        return self.cpu.read(reg)
+
+    def write(self, reg: int, value: int) -> None:
+        """Sets a register."""
+        self.cpu.write(reg, value)
+
+    def read_many(self, regs: Any) -> list[int]:
+        """Several registers."""
+        return [self.read(r) for r in regs]
+
+    def write_many(self, regs: Any, values: Any) -> None:
+        """Sets several registers."""
+        for reg, value in zip(regs, values, strict=True):
+            self.write(reg, value)
+
+    # Code.
+
+    def fetch(self, va: int, n: int) -> bytes:
+        """At most `n` bytes of code at `va`, fewer where the address space ends."""
+        cr3 = self.read(x86.UC_X86_REG_CR3)
+        parts = []
+        while n > 0:
+            try:
+                pa = walk(self.ram.u64, cr3, va & _MASK64, False, True, True)
+            except PageFault:
+                break
+            part = min(n, 4096 - (pa & 4095))
+            parts.append(bytes(self.ram.bytes[pa : pa + part]))
+            va += part
+            n -= part
+        return b"".join(parts)
+
+    def plan(self, pc: int, size: int) -> Plan:
+        """The plan for the block of `size` bytes at `pc`. Plans are kept by content, so they cannot be stale."""
+        code = self.fetch(pc, size)
+        plan = self._plans.get(code)
+        if plan is None:
+            plan = opcodes.plan(code)
+            self._plans[code] = plan
+        return plan
+
+    # Running.
+
+    def run(self, budget: int) -> Exit:
+        """Retires at most `budget` instructions."""
+        self.limit = self.instructions + budget
+        self.stop_requested = False
+        self.forget_block()
+        self._rep_run = 0
+        try:
+            while True:
+                if self.instructions >= self.limit and self.rep_at() is None:
+                    return BudgetUsed()
+                self.why = Why.NOTHING
+                self.mode = Mode.BLOCKS
+                self.go()
+                result = self._after_go()
+                if result is not None:
+                    return result
+        finally:
+            self.forget_block()
+
+    def _after_go(self) -> Exit | None:
+        why = self.why
+        if why is Why.SLICE:
+            return None
+        if why is Why.FIT:
+            return self._step_many(self.limit - self.instructions) or BudgetUsed()
+        if why is Why.STEP:
+            self.forget_block()
+            return self._step_many(min(self.step_count, self.limit - self.instructions))
+        if why is Why.SYSCALL:
+            return Syscall()
+        if why is Why.STOP:
+            return Stopped()
+        if why is Why.ERROR:
+            error, self.error = self.error, None
+            assert error is not None
+            raise error
+        if why is Why.REP_LIMIT:
+            self.instructions -= 1
+            return BudgetUsed()
+        return self._exception()
+
+    def _exception(self) -> Exit | None:
+        """An exception while running blocks."""
+        rip = self.read(Reg.RIP)
+        if self.why is Why.EXCEPTION:
+            vector, error, software = self.vector, self.error_code, self.software
+        elif self.why is Why.INVALID:
+            vector, error, software = 6, 0, False
+        else:  # the engine gave up without an exception: a page-table entry points outside memory
+            vector, error, software = 18, 0, False
+        rep = self.rep_at()
+        if rep is not None:
+            self.end_rep()
+        if software:
+            return self._soft_interrupt(vector, rip)
+        if vector == 1:
+            if rep == rip:  # the trap flag is the guest's: one iteration was done
+                self.instructions -= 1
+            return Fault(1, None)
+        fetching = vector == 14 and error & PF_I
+        if not fetching:
+            pc, size = self.block()
+            if pc <= rip < pc + size:
+                self.instructions -= opcodes.not_retired(self.plan(pc, size).sizes, rip - pc)
+        elif rep == rip:
+            self.instructions -= 1
+        elif self.read(Reg.CR2) ^ rip > 0xFFF:
+            # The engine translates ahead: the fault may belong to a later instruction than the one at RIP.
+            self.forget_block()
+            return self._step_many(1)
+        return self._fault(vector, error)
+
+    def _fault(self, vector: int, error: int) -> Fault:
+        code = error if vector in WITH_ERROR_CODE else None
+        return Fault(vector, code, self.read(Reg.CR2) if vector == 14 else 0)
+
+    def _soft_interrupt(self, vector: int, rip: int) -> SoftInt:
+        tail = self.fetch(rip - 2, 2)
+        return SoftInt(vector, 2 if tail == bytes((0xCD, vector)) else 1)
+
+    # Stepping.
+
+    def _step_many(self, n: int) -> Exit | None:
+        for _ in range(n):
+            result = self.step()
+            if result is not None:
+                return result
+            if self.stop_requested:
+                return Stopped()
+        return None
+
+    def step(self) -> Exit | None:
+        """Executes the instruction at RIP (a repeated one to its end). None: it retired and nothing else happened."""
+        pc = self.read(Reg.RIP)
+        code = self.fetch(pc, 15)
+        op = opcodes.classify(code)
+        if op is Op.PORT:
+            return Fault(13, 0)
+        guest_tf = self.read(Reg.RFLAGS) & FLAG_TF
+        if op is Op.RDTSC or (op is Op.CPUID and self.on_cpuid is not None and self._cpuid()):
+            if op is Op.RDTSC:
+                now = self.tsc()
+                self.write(Reg.RAX, now & 0xFFFFFFFF)
+                self.write(Reg.RDX, now >> 32 & 0xFFFFFFFF)
+            self.write(Reg.RIP, pc + opcodes_length(code))
+            self.instructions += 1
+            return Fault(1, None) if guest_tf else None
+        repeated = op in (Op.REP, Op.REP_COMPARE)
+        while True:
+            rcx = self.read(Reg.RCX) if repeated else 0
+            self._run_one(guest_tf)
+            rip = self.read(Reg.RIP)
+            trapped = self.why is Why.EXCEPTION and self.vector == 1 and not self.software
+            if not guest_tf:
+                self._clear_trap_flag(op, trapped)
+            if repeated:
+                self._iterated(code, rcx)
+                if trapped and rip == pc:
+                    if guest_tf:
+                        return Fault(1, None)
+                    if self._rep_run >= REP_LIMIT:
+                        self._rep_run = 0
+                        return BudgetUsed()
+                    continue
+            return self._stepped(trapped, guest_tf, rip)
+
+    def _iterated(self, code: bytes, rcx: int) -> None:
+        mask = 0xFFFFFFFF if opcodes.address_size_32(code) else _MASK64
+        if (rcx ^ self.read(Reg.RCX)) & mask:
+            self.rep_iterations += 1
+            self._rep_run += 1
+
+    def _run_one(self, guest_tf: int) -> None:
+        self._step_tf = not guest_tf
+        self._step_counted = False
+        self.why = Why.NOTHING
+        if not guest_tf:
+            self.write(Reg.RFLAGS, self.read(Reg.RFLAGS) | FLAG_TF)
+        self.mode = Mode.STEP
+        self.start()
+        self.mode = Mode.BLOCKS
+        self._step_tf = False
+
+    def _clear_trap_flag(self, op: Op, trapped: bool) -> None:
+        """Takes our trap flag away again, also where the instruction stored it; keeps one that it loaded."""
+        if trapped and op is Op.LOAD_FLAGS:
+            return
+        self.write(Reg.RFLAGS, self.read(Reg.RFLAGS) & ~FLAG_TF)
+        if trapped and op is Op.PUSHF:
+            # The image is at RSP, whatever the operand size; its bit 8 is in the second byte.
+            pa = walk(self.ram.u64, self.read(x86.UC_X86_REG_CR3), self.read(Reg.RSP) + 1 & _MASK64, True, True, False)
+            self.ram.write_u8(pa, self.ram.read_u8(pa) & ~1)
+
+    def _stepped(self, trapped: bool, guest_tf: int, rip: int) -> Exit | None:
+        if trapped:
+            if not self._step_counted:
+                self.instructions += 1
+            return Fault(1, None) if guest_tf else None
+        why = self.why
+        if why is Why.EXCEPTION:
+            if self.software:
+                self.instructions += 1
+                return self._soft_interrupt(self.vector, rip)
+            return self._fault(self.vector, self.error_code)
+        if why is Why.INVALID:
+            return self._fault(6, 0)
+        if why in (Why.SYSCALL, Why.STOP, Why.ERROR):
+            return self._after_go()
+        return self._fault(18, 0)
+
+    def _cpuid(self) -> bool:
+        assert self.on_cpuid is not None
+        leaf, subleaf = self.read(Reg.RAX) & 0xFFFFFFFF, self.read(Reg.RCX) & 0xFFFFFFFF
+        self.in_callback = True
+        try:
+            answer = self.on_cpuid(leaf, subleaf)
+        finally:
+            self.in_callback = False
+        if answer is None:
+            return False
+        for reg, value in zip((Reg.RAX, Reg.RBX, Reg.RCX, Reg.RDX), answer, strict=True):
+            self.write(reg, value & 0xFFFFFFFF)
+        return True
+
+    def start(self) -> None:
+        """Enters the CPU at RIP; returns when a hook has stopped it."""
+        self.lib.uc_emu_start(self.handle, self.read(Reg.RIP), 0, 0, 0)
+
+    def firmware(self, rip: int) -> tuple[int, int]:
+        """Runs CPL-0 code at `rip` until an exception: (vector, error code). Nothing is counted."""
+        self.mode = Mode.FIRMWARE
+        self.why = Why.NOTHING
+        self.write(Reg.RIP, rip)
+        self.start()
+        self.mode = Mode.BLOCKS
+        if self.why is not Why.EXCEPTION:
+            raise MachineError(f"the firmware at {rip:#x} did not run ({self.why.name}): is it mapped?")
+        return self.vector, self.error_code
+
+
+def opcodes_length(code: bytes) -> int:
+    """The length of the `rdtsc` or `cpuid` at the start of `code`, prefixes included."""
+    return code.index(0x0F) + 2
+
+
+#: Hooks that every engine installs: (kind, instruction, first address, last address).
+HOOK_TYPES: Final = {
+    "block": uc.UC_HOOK_BLOCK,
+    "intr": uc.UC_HOOK_INTR,
+    "insn": uc.UC_HOOK_INSN,
+    "invalid": uc.UC_HOOK_INSN_INVALID,
+    "edge": uc.UC_HOOK_EDGE_GENERATED,
+}

@@ -1,0 +1,123 @@
+"""What kind of instruction a few bytes are, as far as counting and stepping need to know, and the plan for a block.
+
+Only instructions that the engine cannot be left alone with are told apart: port I/O (which Unicorn lets through at CPL 3),
+`cpuid` and `rdtsc` (which would show the host), string instructions with a `rep` prefix (which run as a loop of blocks), and
+those that store or load RFLAGS.TF (which stepping uses). Encodings: Intel SDM volume 2, chapter 2 and appendix A.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from pyvmm.machine.decode import boundaries
+
+
+class Op(IntEnum):
+    """The kinds of instruction."""
+
+    PLAIN = 0
+    REP = 1  # rep movs, stos, lods
+    REP_COMPARE = 2  # repe/repne cmps, scas: can end early
+    PORT = 3  # in, out, ins, outs
+    CPUID = 4
+    RDTSC = 5
+    PUSHF = 6
+    LOAD_FLAGS = 7  # popf, iret
+    BRANCH = 8
+
+
+PREFIXES: Final = frozenset({0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3})
+_ONE_BYTE: Final[dict[int, Op]] = (
+    {b: Op.PORT for b in (*range(0xE4, 0xE8), *range(0xEC, 0xF0), *range(0x6C, 0x70))}
+    | {b: Op.BRANCH for b in (*range(0x70, 0x80), *range(0xE0, 0xE4), 0xE8, 0xE9, 0xEB, 0xC2, 0xC3, 0xCA, 0xCB, 0xCC, 0xCD)}
+    | {0xF1: Op.BRANCH, 0xF4: Op.BRANCH, 0x9C: Op.PUSHF, 0x9D: Op.LOAD_FLAGS, 0xCF: Op.LOAD_FLAGS}
+)
+_TWO_BYTES: Final[dict[int, Op]] = {0xA2: Op.CPUID, 0x31: Op.RDTSC, 0x05: Op.BRANCH, 0x0B: Op.BRANCH} | {
+    b: Op.BRANCH for b in range(0x80, 0x90)
+}
+_STRING: Final = frozenset({0xA4, 0xA5, 0xAA, 0xAB, 0xAC, 0xAD})
+_STRING_COMPARE: Final = frozenset({0xA6, 0xA7, 0xAE, 0xAF})
+
+
+def classify(code: bytes, start: int = 0) -> Op:
+    """The kind of the instruction at `code[start:]`; incomplete bytes are PLAIN."""
+    repeat = False
+    i = start
+    end = len(code)
+    while i < end and code[i] in PREFIXES:
+        repeat |= code[i] >= 0xF2
+        i += 1
+    while i < end and code[i] & 0xF0 == 0x40:
+        i += 1
+    if i >= end:
+        return Op.PLAIN
+    byte = code[i]
+    if byte == 0x0F:
+        return _TWO_BYTES.get(code[i + 1], Op.PLAIN) if i + 1 < end else Op.PLAIN
+    if repeat and byte in _STRING:
+        return Op.REP
+    if repeat and byte in _STRING_COMPARE:
+        return Op.REP_COMPARE
+    if byte == 0xFF and i + 1 < end:  # groups 5: /2 to /5 are indirect calls and jumps
+        return Op.BRANCH if 2 <= code[i + 1] >> 3 & 7 <= 5 else Op.PLAIN
+    return _ONE_BYTE.get(byte, Op.PLAIN)
+
+
+def address_size_32(code: bytes) -> bool:
+    """Whether a string instruction counts in ECX: it has the address-size prefix."""
+    for byte in code:
+        if byte == 0x67:
+            return True
+        if byte not in PREFIXES:
+            break
+    return False
+
+
+class Kind(IntEnum):
+    """How the engine must treat a translated block."""
+
+    PLAIN = 0
+    REP = 1  # its last instruction is a repeated string instruction
+    STEP = 2  # the first `k` instructions must be executed one at a time
+    SINGLE = 3  # one instruction that can store and would not end a block by itself
+
+
+class Plan(NamedTuple):
+    """A block: number of instructions, kind, `k` (STEP: how many to step; REP: offset of the last instruction)."""
+
+    n: int
+    kind: Kind
+    k: int
+    sizes: tuple[int, ...]
+
+
+def plan(code: bytes) -> Plan:
+    """The plan for a translated block of these bytes."""
+    sizes = tuple(boundaries(code))
+    n = len(sizes)
+    offset = 0
+    op = Op.PLAIN
+    for i, size in enumerate(sizes):
+        op = classify(code, offset)
+        if op in (Op.PORT, Op.CPUID, Op.RDTSC):
+            return Plan(n, Kind.STEP, i + 1, sizes)
+        if op is Op.REP_COMPARE and i == n - 1 and i > 0:
+            # RCX at its start must be known; stepping up to it makes it a block of its own.
+            return Plan(n, Kind.STEP, i, sizes)
+        offset += size
+    if op in (Op.REP, Op.REP_COMPARE):
+        return Plan(n, Kind.REP, offset - sizes[-1], sizes)
+    if n == 1 and op is not Op.BRANCH:
+        return Plan(n, Kind.SINGLE, 0, sizes)
+    return Plan(n, Kind.PLAIN, 0, sizes)
+
+
+def not_retired(sizes: tuple[int, ...], offset: int) -> int:
+    """How many instructions of a block start at `offset` or later."""
+    position = 0
+    for i, size in enumerate(sizes):
+        if position >= offset:
+            return len(sizes) - i
+        position += size
+    return 0

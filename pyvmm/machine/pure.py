@@ -1,0 +1,270 @@
+"""The engines in Python alone: hooks are ctypes callbacks.
+
+`PureEngine` counts by blocks, exactly as the C engine does (`fast.c` is the same algorithm). `StepEngine` steps every instruction.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+from unicorn import x86_const as x86
+
+from pyvmm.machine import opcodes
+from pyvmm.machine.cpu import Cpu
+from pyvmm.machine.engine import HOOK_TYPES, REP_LIMIT, SLICE, Engine, Mode, Why
+from pyvmm.machine.exits import PageFault
+from pyvmm.machine.opcodes import Kind, Plan
+from pyvmm.machine.paging import walk
+from pyvmm.machine.registers import FLAG_TF, Reg
+
+_HANDLE = ctypes.c_void_p
+_PROTOTYPES = {
+    "block": ctypes.CFUNCTYPE(None, _HANDLE, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p),
+    "intr": ctypes.CFUNCTYPE(None, _HANDLE, ctypes.c_uint32, ctypes.c_void_p),
+    "insn": ctypes.CFUNCTYPE(None, _HANDLE, ctypes.c_void_p),
+    "invalid": ctypes.CFUNCTYPE(ctypes.c_bool, _HANDLE, ctypes.c_void_p),
+    "edge": ctypes.CFUNCTYPE(None, _HANDLE, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p),
+}
+
+
+class _Block(ctypes.Structure):
+    """`uc_tb`."""
+
+    _fields_ = (("pc", ctypes.c_uint64), ("icount", ctypes.c_uint16), ("size", ctypes.c_uint16))
+
+
+class PythonHooks(Engine):
+    """What the Python engines share: hooks for exceptions and `syscall`."""
+
+    def __init__(self, cpu: Cpu) -> None:
+        super().__init__(cpu)
+        self.instructions = 0
+        self.rep_iterations = 0
+        self.limit = 0
+        self.mode = Mode.BLOCKS
+        self._callbacks: list[Any] = []
+        self.lib.uc_hook_add.restype = ctypes.c_int
+        self._hook("intr", self._on_intr)
+        self._hook("invalid", self._on_invalid)
+        self._hook("insn", self._on_syscall_hook, x86.UC_X86_INS_SYSCALL)
+
+    def _hook(self, kind: str, function: Any, *instruction: int) -> None:
+        callback = _PROTOTYPES[kind](function)
+        self._callbacks.append(callback)
+        handle = ctypes.c_size_t()
+        self.cpu.check(
+            self.lib.uc_hook_add(
+                ctypes.c_void_p(self.handle), ctypes.byref(handle), ctypes.c_int(HOOK_TYPES[kind]),
+                ctypes.cast(callback, ctypes.c_void_p), None, ctypes.c_uint64(1), ctypes.c_uint64(0),
+                *(ctypes.c_int(i) for i in instruction),
+            )
+        )  # fmt: skip
+
+    def _stop(self, why: Why) -> None:
+        if self.why is Why.NOTHING:
+            self.why = why
+        self.lib.uc_emu_stop(self.handle)
+
+    def _on_intr(self, handle: int, vector: int, data: int) -> None:
+        try:
+            error, software = self.cpu.take_exception()
+            if self.why is Why.NOTHING:
+                self.vector, self.error_code, self.software = vector, error, software
+        except BaseException as e:
+            self.error = e
+            self._stop(Why.ERROR)
+            return
+        self._stop(Why.EXCEPTION)
+
+    def _on_invalid(self, handle: int, data: int) -> bool:
+        if self.why is Why.NOTHING:
+            self.why = Why.INVALID
+        return False
+
+    def _on_syscall_hook(self, handle: int, data: int) -> None:
+        if self.why is not Why.NOTHING:
+            return
+        if self.mode is Mode.STEP:
+            self._step_counted = True
+            self.instructions += 1
+        handler = self.on_syscall
+        if handler is None:
+            self._stop(Why.SYSCALL)
+            return
+        read = self.read
+        try:
+            self.in_callback = True
+            rax = handler(
+                read(Reg.RAX), read(Reg.RDI), read(Reg.RSI), read(Reg.RDX), read(Reg.R10), read(Reg.R8)
+            )  # fmt: skip
+        except BaseException as e:
+            self.error = e
+            self._stop(Why.ERROR)
+            return
+        finally:
+            self.in_callback = False
+        if rax is None:
+            self._stop(Why.SYSCALL)
+            return
+        flags = read(Reg.RFLAGS)
+        self.write(Reg.RAX, rax)
+        self.write(Reg.RCX, read(Reg.RIP) + 2)
+        self.write(Reg.R11, flags & ~FLAG_TF if self._step_tf else flags)
+        if self.stop_requested:
+            self._stop(Why.STOP)
+
+
+class PureEngine(PythonHooks):
+    """Counts by blocks."""
+
+    name = "pure"
+
+    def __init__(self, cpu: Cpu) -> None:
+        super().__init__(cpu)
+        self._known: dict[tuple[int, int], Plan] = {}
+        self._pc = 0
+        self._size = 0
+        self._rep: int | None = None
+        self._rep_rcx: int | None = None
+        self._rep_mask = 0
+        self._slice = 0
+        self._hook("block", self._on_block)
+        self._hook("edge", self._on_edge)
+
+    def go(self) -> None:
+        self._slice = self.instructions + SLICE
+        self._iterations_left = SLICE // 8
+        self.start()
+
+    def block(self) -> tuple[int, int]:
+        return self._pc, self._size
+
+    def rep_at(self) -> int | None:
+        return self._rep
+
+    def forget_block(self) -> None:
+        self.end_rep()
+        self._size = 0
+
+    def address_space_changed(self) -> None:
+        self._known.clear()
+
+    def _on_edge(self, handle: int, current: int, previous: int, data: int) -> None:
+        """A block was translated: what was known of it is void, and its pages hold translated code."""
+        if self.mode is Mode.FIRMWARE:
+            return
+        block = _Block.from_address(current)
+        self._known.pop((block.pc, block.size), None)
+        cr3 = self.read(x86.UC_X86_REG_CR3)
+        for va in {block.pc, block.pc + max(block.size, 1) - 1}:
+            try:
+                pa = walk(self.ram.u64, cr3, va & (1 << 64) - 1, False, True, True)
+            except PageFault:
+                continue
+            if pa < self.ram.size:
+                self.ram.code[pa >> 12] = 1
+
+    def _on_block(self, handle: int, pc: int, size: int, data: int) -> None:
+        if self.mode is not Mode.BLOCKS:
+            return
+        if self.why is not Why.NOTHING:
+            self.lib.uc_emu_stop(self.handle)
+            return
+        try:
+            self._enter(pc, size)
+        except BaseException as e:
+            self.error = e
+            self._stop(Why.ERROR)
+
+    def _enter(self, pc: int, size: int) -> None:
+        if self._rep is not None:
+            if pc == self._rep:
+                self._again(pc, size)
+                return
+            self.end_rep()
+        plan = self._known.get((pc, size))
+        if plan is None:
+            plan = self._known[pc, size] = self.plan(pc, size)
+        if plan.kind is Kind.SINGLE and self._pc <= pc < self._pc + self._size and size != self._size:
+            # A store into the block before: it was left at this instruction, which is now executed alone.
+            self.instructions -= opcodes.not_retired(self.plan(self._pc, self._size).sizes, pc - self._pc)
+        after = self.instructions + plan.n
+        if after > self.limit:
+            self._size = 0
+            self._stop(Why.FIT)
+            return
+        if plan.kind is Kind.STEP:
+            self.step_count = plan.k
+            self._size = 0
+            self._stop(Why.STEP)
+            return
+        if after > self._slice:
+            self._size = 0
+            self._stop(Why.SLICE)
+            return
+        self.instructions = after
+        self._pc, self._size = pc, size
+        if plan.kind is Kind.REP:
+            self._rep = pc + plan.k
+            self._rep_run = 0
+            code = self.fetch(self._rep, size - plan.k)
+            self._rep_mask = 0xFFFFFFFF if opcodes.address_size_32(code) else (1 << 64) - 1
+            self._rep_rcx = self.read(Reg.RCX) & self._rep_mask if plan.n == 1 else None
+
+    def _again(self, pc: int, size: int) -> None:
+        """The repeated instruction is entered once more."""
+        rcx = self.read(Reg.RCX) & self._rep_mask
+        if rcx != self._rep_rcx:
+            self.rep_iterations += 1
+            self._rep_run += 1
+            self._iterations_left -= 1
+        self._rep_rcx = rcx
+        self._pc, self._size = pc, size
+        if self._rep_run >= REP_LIMIT:
+            self._stop(Why.REP_LIMIT)
+        elif self._iterations_left <= 0:
+            self._stop(Why.SLICE)
+
+    def end_rep(self) -> None:
+        if self._rep is None:
+            return
+        if self._rep_rcx is not None and self.read(Reg.RCX) & self._rep_mask != self._rep_rcx:
+            self.rep_iterations += 1
+        self._rep = None
+
+
+class StepEngine(PythonHooks):
+    """Executes one instruction at a time: slow, simple, the oracle for counts."""
+
+    name = "step"
+
+    def __init__(self, cpu: Cpu) -> None:
+        super().__init__(cpu)
+        self._hook("edge", self._on_edge)
+
+    _on_edge = PureEngine._on_edge
+    _known: dict[tuple[int, int], Plan] = {}
+
+    def go(self) -> None:
+        raise NotImplementedError
+
+    def block(self) -> tuple[int, int]:
+        return 0, 0
+
+    def rep_at(self) -> int | None:
+        return None
+
+    def end_rep(self) -> None:
+        return
+
+    def forget_block(self) -> None:
+        return
+
+    def run(self, budget: int) -> Any:
+        self.limit = self.instructions + budget
+        self.stop_requested = False
+        self._rep_run = 0
+        from pyvmm.machine.exits import BudgetUsed
+
+        return self._step_many(budget) or BudgetUsed()
