@@ -12,6 +12,17 @@ static const struct group { const char *name; void (*run)(void); } groups[] = {
     {"version", check_version},
     {"traps", check_traps},
     {"privileged", check_privileged},
+    {"msr", check_msr},
+    {"memory", check_memory},
+    {"mmu", check_mmu},
+    {"mmuext", check_mmuext},
+    {"wrpt", check_wrpt},
+    {"descriptors", check_descriptors},
+    {"events", check_events},
+    {"time", check_time},
+    {"sched", check_sched},
+    {"vcpu", check_vcpu},
+    {"smp", check_smp},
 };
 static const char *group;
 static u32 cases, failed;

@@ -91,6 +91,7 @@ u64 *pte_slot(u64 va, int level); /* the entry that covers va, as mapped here (r
 u64 pte_read(u64 va);
 int map_frame(u64 va, u64 mfn, u64 flags); /* builds missing tables */
 int unmap(u64 va);
+int drop_tables(u64 va);
 void *map_area(u64 mfn); /* at the next free page of MAP_AREA, read-write */
 int protect(const void *page, u64 flags); /* change the flags of a page of ours */
 
@@ -103,6 +104,7 @@ bool grant_end(u32 ref);
 /* time.c */
 void time_init(void);
 u64 now(void); /* nanoseconds since the domain's clock started */
+u32 timer_ticks(void); /* timer events so far */
 void sleep_until(u64 when);
 
 /* thread.c */

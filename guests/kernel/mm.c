@@ -65,7 +65,7 @@ int protect(const void *page, u64 flags)
 /* Hang a full table under the entry that covers va at `level`. */
 static int hang(u64 va, int level, void *table)
 {
-    struct mmu_update u = {va_to_mfn(pte_slot(va, level)) << PAGE_SHIFT | ((u64)pte_slot(va, level) & 0xfff), va_to_mfn(table) << PAGE_SHIFT | LEAF};
+    struct mmu_update u = {va_to_machine(pte_slot(va, level)), va_to_mfn(table) << PAGE_SHIFT | LEAF};
     int rc = protect(table, PTE_P | PTE_U);
     return rc ? rc : (int)hypercall_mmu_update(&u, 1, NULL, DOMID_SELF);
 }
@@ -84,6 +84,21 @@ int map_frame(u64 va, u64 mfn, u64 flags)
 int unmap(u64 va)
 {
     return (int)hypercall_update_va_mapping(va, 0, UVMF_INVLPG);
+}
+
+/* With no mapping left beneath them: take the tables over va out and free them. Negative errno of the first refusal. */
+int drop_tables(u64 va)
+{
+    for (int level = 2; level <= 4; level++) {
+        u64 *slot = pte_slot(va, level);
+        void *table = (void *)(mfn_to_pfn(PTE_MFN(*slot)) << PAGE_SHIFT);
+        struct mmu_update u = {va_to_machine(slot), 0};
+        int rc = (int)hypercall_mmu_update(&u, 1, NULL, DOMID_SELF);
+        if (rc || (rc = protect(table, LEAF)))
+            return rc;
+        page_free(table);
+    }
+    return 0;
 }
 
 void *map_area(u64 mfn)

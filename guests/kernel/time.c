@@ -31,11 +31,17 @@ static void tick(u32 port, void *arg)
     ticks++;
 }
 
+u32 timer_ticks(void)
+{
+    return ticks;
+}
+
 void time_init(void)
 {
     s64 port = event_bind_virq(VIRQ_TIMER, 0);
     if (port < 0)
         panic("no timer");
+    hypercall_vcpu_op(VCPUOP_stop_periodic_timer, 0, NULL); /* Xen starts a domain with one of 100 Hz */
     event_bind((u32)port, tick, NULL);
 }
 

@@ -8,7 +8,7 @@
 #define DOMID_INVALID 0x7ff4U
 
 /* errno.h */
-enum { EPERM = 1, ENOENT = 2, ESRCH = 3, E2BIG = 7, EBADF = 9, EAGAIN = 11, ENOMEM = 12, EACCES = 13, EFAULT = 14, EBUSY = 16, EEXIST = 17,
+enum { EPERM = 1, ENOENT = 2, ESRCH = 3, ENXIO = 6, E2BIG = 7, EBADF = 9, EAGAIN = 11, ENOMEM = 12, EACCES = 13, EFAULT = 14, EBUSY = 16, EEXIST = 17,
        EXDEV = 18, ENODEV = 19, EINVAL = 22, ENOSPC = 28, ENOSYS = 38, ENODATA = 61, EOVERFLOW = 75, EOPNOTSUPP = 95 };
 
 /* xen.h, arch-x86_64: selectors, page-table bits */
