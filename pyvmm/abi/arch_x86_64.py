@@ -44,18 +44,19 @@ SEGBASE_GS_USER = 1
 SEGBASE_GS_KERNEL = 2
 SEGBASE_GS_USER_SEL = 3
 
-# vcpu_guest_context.flags, iret_context.flags.
+# iret_context.flags: the guest goes back with `sysret`, so RCX and R11 are not restored.
 VGCF_in_syscall = 1 << 8
-VGCF_IN_SYSCALL = 256
+VGCF_IN_SYSCALL = VGCF_in_syscall
 
 # Where Xen's part of the GDT starts.
 FIRST_RESERVED_GDT_PAGE = 14
 FIRST_RESERVED_GDT_BYTE = 0xE000
 FIRST_RESERVED_GDT_ENTRY = 0x1C00
 
+# How many vcpu_info the shared info page has; later vCPUs must register their own.
 XEN_LEGACY_MAX_VCPUS = 32
 
-# vcpu_guest_context.flags, iret_context.flags.
+# vcpu_guest_context.flags; the first two also under older names.
 VGCF_I387_VALID = 1 << 0
 VGCF_IN_KERNEL = 1 << 2
 VGCF_i387_valid = 1 << 0
@@ -64,6 +65,7 @@ VGCF_failsafe_disables_events = 1 << 3
 VGCF_syscall_disables_events = 1 << 4
 VGCF_online = 1 << 5
 
+# xen_arch_domainconfig.misc_flags.
 XEN_X86_MSR_RELAXED = 1 << 0
 XEN_X86_MISC_FLAGS_MAX = 1
 
@@ -76,6 +78,22 @@ XEN_CPUID_SIGNATURE_EDX = 0x4D4D566E
 XEN_CPUID_FEAT1_MMU_PT_UPDATE_PRESERVE_AD = 1 << 0
 XEN_CPUID_MACHINE_ADDRESS_WIDTH_MASK = 0xFF << 0
 XEN_CPUID_MAX_NUM_LEAVES = 5
+
+
+def XEN_CPUID_LEAF(index: int) -> int:
+    """The `index`th CPUID leaf of the hypervisor."""
+    return XEN_CPUID_FIRST_LEAF + index
+
+
+def TI_GET_DPL(flags: int) -> int:
+    """The least privileged ring that may raise the trap by `int n`, from `trap_info.flags`."""
+    return flags & 3
+
+
+def TI_GET_IF(flags: int) -> int:
+    """Nonzero if events are masked when the trap is delivered, from `trap_info.flags`."""
+    return flags & 4
+
 
 iret_context = Struct(
     "iret_context",

@@ -314,6 +314,14 @@ xen_domctl_settimeoffset = Struct("xen_domctl_settimeoffset", ("time_offset_seco
 
 xen_domctl_address_size = Struct("xen_domctl_address_size", ("size", u32))
 
+hvm_vmce_vcpu = Struct(
+    "hvm_vmce_vcpu",
+    ("caps", u64),
+    ("mci_ctl2_bank0", u64),
+    ("mci_ctl2_bank1", u64),
+    ("mcg_ext_ctl", u64),
+)
+
 xen_domctl_ext_vcpucontext = Struct(
     "xen_domctl_ext_vcpucontext",
     ("vcpu", u32),
@@ -324,7 +332,8 @@ xen_domctl_ext_vcpucontext = Struct(
     ("sysenter_callback_cs", u16),
     ("syscall32_disables_events", u8),
     ("sysenter_disables_events", u8),
-    ("mcg_cap", u64),
+    # In the header a union of this with `mcg_cap`, its first member.
+    ("vmce", hvm_vmce_vcpu),
 )
 
 xen_domctl_set_target = Struct("xen_domctl_set_target", ("target", u16))

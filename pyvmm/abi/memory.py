@@ -6,25 +6,40 @@ Source: Xen 4.17 public/memory.h, without what exists only for translated (HVM, 
 from pyvmm.abi.layout import Struct, Union, handle, number_names, u16, u32, u64
 from pyvmm.abi.physdev import physdev_pci_device
 
-# Sub-operations and their constants.
+# Sub-operations.
 XENMEM_increase_reservation = 0
 XENMEM_decrease_reservation = 1
-XENMEM_populate_physmap = 6
-
-# xen_memory_reservation.mem_flags: address width in bits 0 to 7, node + 1 in 8 to 15.
-XENMEMF_populate_on_demand = 1 << 16
-XENMEMF_exact_node_request = 1 << 17
-XENMEMF_vnode = 1 << 18
-
-# Sub-operations and their constants.
-XENMEM_exchange = 11
 XENMEM_maximum_ram_page = 2
 XENMEM_current_reservation = 3
 XENMEM_maximum_reservation = 4
-XENMEM_maximum_gpfn = 14
 XENMEM_machphys_mfn_list = 5
-XENMEM_machphys_compat_mfn_list = 25
+XENMEM_populate_physmap = 6
+XENMEM_add_to_physmap = 7
+XENMEM_memory_map = 9
+XENMEM_machine_memory_map = 10
+XENMEM_exchange = 11
 XENMEM_machphys_mapping = 12
+XENMEM_set_memory_map = 13
+XENMEM_maximum_gpfn = 14
+XENMEM_remove_from_physmap = 15
+XENMEM_set_pod_target = 16
+XENMEM_get_pod_target = 17
+XENMEM_get_sharing_freed_pages = 18
+XENMEM_get_sharing_shared_pages = 19
+XENMEM_paging_op = 20
+XENMEM_access_op = 21
+XENMEM_sharing_op = 22
+XENMEM_add_to_physmap_batch = 23
+XENMEM_claim_pages = 24
+XENMEM_machphys_compat_mfn_list = 25
+XENMEM_get_vnumainfo = 26
+XENMEM_reserved_device_memory_map = 27
+XENMEM_acquire_resource = 28
+
+# xen_memory_reservation.mem_flags, beside the address width in bits 0 to 7 and the node plus one in bits 8 to 15.
+XENMEMF_populate_on_demand = 1 << 16
+XENMEMF_exact_node_request = 1 << 17
+XENMEMF_vnode = 1 << 18
 
 # xen_add_to_physmap.space and .idx.
 XENMAPSPACE_shared_info = 0
@@ -33,37 +48,29 @@ XENMAPSPACE_gmfn = 2
 XENMAPSPACE_gmfn_range = 3
 XENMAPSPACE_gmfn_foreign = 4
 XENMAPSPACE_dev_mmio = 5
-
-# Sub-operations and their constants.
-XENMEM_add_to_physmap = 7
-
-# xen_add_to_physmap.space and .idx.
 XENMAPIDX_grant_table_status = 0x80000000
 
-# Sub-operations and their constants.
-XENMEM_add_to_physmap_batch = 23
-XENMEM_remove_from_physmap = 15
-XENMEM_memory_map = 9
-XENMEM_machine_memory_map = 10
-XENMEM_set_memory_map = 13
-XENMEM_set_pod_target = 16
-XENMEM_get_pod_target = 17
-XENMEM_get_sharing_freed_pages = 18
-XENMEM_get_sharing_shared_pages = 19
-XENMEM_paging_op = 20
-XENMEM_access_op = 21
-XENMEM_sharing_op = 22
-XENMEM_claim_pages = 24
-XENMEM_reserved_device_memory_map = 27
-XENMEM_RDM_ALL = 1
-XENMEM_acquire_resource = 28
+# xen_mem_acquire_resource: .type, then .id and .frame of single types.
 XENMEM_resource_ioreq_server = 0
 XENMEM_resource_grant_table = 1
 XENMEM_resource_vmtrace_buf = 2
 XENMEM_resource_grant_table_id_shared = 0
 XENMEM_resource_grant_table_id_status = 1
 XENMEM_resource_ioreq_server_frame_bufioreq = 0
-XENMEM_get_vnumainfo = 26
+
+# xen_reserved_device_memory_map.flags.
+XENMEM_RDM_ALL = 1
+
+
+def XENMEMF_get_address_bits(mem_flags: int) -> int:
+    """How many bits the machine address of the memory may have; 0 for any."""
+    return mem_flags & 0xFF
+
+
+def XENMEMF_get_node(mem_flags: int) -> int:
+    """The NUMA node that the memory should come from; 255 for any."""
+    return ((mem_flags >> 8) - 1) & 0xFF
+
 
 xen_memory_reservation = Struct(
     "xen_memory_reservation",

@@ -5,10 +5,9 @@ Indices run freely modulo 2**32; an entry's slot is its index modulo the ring's 
 `rsp_event` say which index the other side wants to be notified at.
 """
 
-from pyvmm.abi.layout import Struct, u8, u32
+from pyvmm.abi.layout import Struct, Union, u8, u32
 
 XEN_PAGE_SHIFT = 12
-XEN_PAGE_SIZE = 1 << XEN_PAGE_SHIFT
 
 sring = Struct(
     "sring",
@@ -16,13 +15,13 @@ sring = Struct(
     ("req_event", u32),
     ("rsp_prod", u32),
     ("rsp_event", u32),
-    ("pvt", u8 * 4),
+    ("pvt", Union("pvt", ("pvt_pad", u8 * 4))),
     ("__pad", u8 * 44),
 )
 """Head of a shared ring; the slots follow."""
 
 
-def ring_size(entry_size: int, ring_bytes: int = XEN_PAGE_SIZE) -> int:
+def ring_size(entry_size: int, ring_bytes: int = 1 << XEN_PAGE_SHIFT) -> int:
     """How many slots of `entry_size` bytes a ring in `ring_bytes` bytes has: the largest power of two that fits.
 
     `ValueError` if not even one fits.
