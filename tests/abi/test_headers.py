@@ -24,13 +24,10 @@ pytestmark = pytest.mark.debian("libxen-dev", "gcc")
 # LightVM's interface, in no Debian header: tests/abi/test_devctl.py compares it with the numbers that were published.
 NOT_IN_HEADERS = {"pyvmm.abi.devctl", "pyvmm.abi.layout"}
 
-CORE = (
-    "xen event_channel grant_table sched memory vcpu version features callback physdev platform domctl sysctl elfnote"
-)
-MORE = (
-    "elfnote nmi argo errno arch-x86/hvm/start_info arch-x86/cpuid io/ring io/console io/xs_wire io/xenbus io/protocols"
-)
-HEADERS = [f"xen/{name}.h" for name in f"{CORE} {MORE}".split()]
+CORE = "xen event_channel grant_table sched memory vcpu version features callback physdev platform domctl sysctl"
+MORE = "elfnote nmi argo errno arch-x86/hvm/start_info arch-x86/cpuid"
+IO = "io/ring io/console io/xs_wire io/xenbus io/protocols"
+HEADERS = [f"xen/{name}.h" for name in f"{CORE} {MORE} {IO}".split()]
 
 PREAMBLE = """
 #include <stdint.h>
