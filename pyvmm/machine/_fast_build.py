@@ -1,0 +1,52 @@
+"""Builds `pyvmm.machine._fast` (cffi, API mode, abi3) from `fast.c`. Run by setuptools' `cffi_modules`, or by hand in a checkout."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from cffi import FFI
+
+HERE = Path(__file__).resolve().parent
+
+ffi = FFI()
+ffi.cdef("""
+typedef struct { uint32_t n, kind, k, mask32; } pv_plan;
+typedef struct pv_engine {
+    uint64_t instructions, rep_iterations, limit, bound;
+    uint64_t block_pc, block_size;
+    uint64_t rep_pc, rep_rcx, rep_mask, rep_run;
+    int64_t iterations_left;
+    int32_t rep_active, rep_rcx_known;
+    int32_t mode, why, vector, error_code, software, step_count;
+    int32_t step_tf, step_counted, stop_requested, in_callback, declined, failed, has_handler;
+    size_t error_offset, old_offset;
+    ...;
+} pv_engine;
+
+pv_engine *pv_new(void *uc, void **functions, uintptr_t ram, uint64_t ram_size, uintptr_t code, uintptr_t scratch);
+void pv_free(pv_engine *e);
+void pv_new_epoch(pv_engine *e);
+int pv_go(pv_engine *e, int mode, uint64_t slice);
+void pv_end_rep(pv_engine *e);
+uint64_t pv_read(pv_engine *e, int reg);
+int pv_write(pv_engine *e, int reg, uint64_t value);
+void pv_read_many(pv_engine *e, int *regs, uint64_t *values, int n);
+void pv_write_many(pv_engine *e, int *regs, uint64_t *values, int n);
+
+extern "Python" uint64_t pv_py_syscall(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
+extern "Python" void pv_py_plan(uint64_t, uint32_t, pv_plan *);
+extern "Python" uint32_t pv_py_tail(uint64_t, uint32_t, uint64_t);
+extern "Python" void pv_py_calibrate(void);
+""")
+ffi.set_source(
+    "pyvmm.machine._fast",
+    (HERE / "fast.c").read_text(),
+    py_limited_api=True,
+    extra_compile_args=["-O2", "-Wno-unused-function"],
+)
+
+if __name__ == "__main__":
+    # Elsewhere, so that setuptools does not read this project's configuration.
+    with tempfile.TemporaryDirectory() as build:
+        product = Path(ffi.compile(tmpdir=build))
+        shutil.copy(product, HERE / product.name)

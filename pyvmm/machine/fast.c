@@ -1,0 +1,397 @@
+/* The fast engine: the hooks that Unicorn calls for every block, exception and syscall.
+ *
+ * The same algorithm as PureEngine in pure.py; engine.py explains how counting works. What is here besides is how the
+ * number of instructions of a block is found quickly and can never be stale:
+ *
+ *   A plan (number of instructions, kind) is a function of a block's bytes. It is kept by physical address and size in `plans`,
+ *   and by linear address and size, for the current address space only, in `near`. Whenever Unicorn translates a block it
+ *   says so (edge hook), and both entries for that block are cleared. Code that changes loses its translation (guest stores: by
+ *   Unicorn; host writes: by Ram), so it cannot run again without being translated again. `near` is also void after
+ *   every change of CR3 and every TLB flush, since then a linear address may mean other bytes.
+ *
+ * The library is reached through pointers given at start-up: there is nothing to link with and no header needed.
+ */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Numbers of the unicorn 2.1.4 headers. */
+enum { REG_RAX = 35, REG_RCX = 38, REG_RDI = 39, REG_RDX = 40, REG_RIP = 41, REG_RSI = 43, REG_CR2 = 52, REG_CR3 = 53,
+       REG_R8 = 106, REG_R10 = 108, REG_R11 = 109, REG_RFLAGS = 253 };
+enum { HOOK_INTR = 1, HOOK_INSN = 2, HOOK_BLOCK = 8, HOOK_INSN_INVALID = 16384, HOOK_EDGE = 32768 };
+enum { INS_SYSCALL = 699 };
+
+#define TF 0x100u
+#define PAGE 4096u
+#define CONTEXT_HEADER 40
+
+/* engine.py: Mode, Why; opcodes.py: Kind */
+enum { BLOCKS, STEP, FIRMWARE };
+enum { NOTHING, FIT, STEPS, EXCEPTION, INVALID, SYSCALL, STOP, SLICE, REP_LIMIT, ERROR };
+enum { PLAIN, REP, STEPPED, SINGLE };
+
+typedef struct {
+    void *(*unused)(void);
+    int (*reg_read)(void *, int, void *);
+    int (*reg_write)(void *, int, const void *);
+    int (*emu_start)(void *, uint64_t, uint64_t, uint64_t, size_t);
+    int (*emu_stop)(void *);
+    int (*hook_add)(void *, size_t *, int, void *, void *, uint64_t, uint64_t, ...);
+    int (*context_save)(void *, void *);
+    int (*context_restore)(void *, void *);
+} pv_library;
+
+typedef struct { uint32_t n, kind, k, mask32; } pv_plan;
+
+typedef struct { uint64_t pc, tag; pv_plan plan; uint64_t cost; } near_entry;
+typedef struct { uint64_t pa, pa2; uint32_t size; pv_plan plan; } plan_entry;
+
+/* A block that needs more than counting costs this much, so that one comparison finds both it and the end of the budget. */
+#define SPECIAL (1ull << 62)
+#define NEAR_SIZE 8192u
+#define PLANS_SIZE 65536u
+
+typedef struct pv_engine {
+    /* shared with Python */
+    uint64_t instructions, rep_iterations, limit, bound;
+    uint64_t block_pc, block_size;
+    uint64_t rep_pc, rep_rcx, rep_mask, rep_run;
+    int64_t iterations_left;
+    int32_t rep_active, rep_rcx_known;
+    int32_t mode, why, vector, error_code, software, step_count;
+    int32_t step_tf, step_counted, stop_requested, in_callback, declined, failed, has_handler;
+    /* private */
+    uint64_t epoch;
+    uint64_t slice_end; /* the bound while none is forced */
+    void *uc;
+    pv_library lib;
+    uint8_t *ram, *code;
+    uint64_t ram_size;
+    uint8_t *scratch;
+    size_t error_offset, old_offset;
+    near_entry near[NEAR_SIZE];
+    plan_entry plans[PLANS_SIZE];
+} pv_engine;
+
+static uint64_t pv_py_syscall(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
+static void pv_py_plan(uint64_t, uint32_t, pv_plan *);
+static uint32_t pv_py_tail(uint64_t, uint32_t, uint64_t);
+static void pv_py_calibrate(void);
+
+static uint64_t pv_read(pv_engine *e, int reg)
+{
+    uint64_t value = 0;
+    e->lib.reg_read(e->uc, reg, &value);
+    return value;
+}
+
+static int pv_write(pv_engine *e, int reg, uint64_t value)
+{
+    return e->lib.reg_write(e->uc, reg, &value);
+}
+
+static void pv_read_many(pv_engine *e, int *regs, uint64_t *values, int n)
+{
+    for (int i = 0; i < n; i++)
+        values[i] = pv_read(e, regs[i]);
+}
+
+static void pv_write_many(pv_engine *e, int *regs, uint64_t *values, int n)
+{
+    for (int i = 0; i < n; i++)
+        pv_write(e, regs[i], values[i]);
+}
+
+static void stop(pv_engine *e, int why)
+{
+    if (e->why == NOTHING)
+        e->why = why;
+    e->lib.emu_stop(e->uc);
+}
+
+/* The physical address of code at `va`, or ~0. The CPU has just fetched from there, so rights are not looked at. */
+static uint64_t walk(pv_engine *e, uint64_t va)
+{
+    const uint64_t address = 0xFFFFFFF000ull;
+    uint64_t entry = pv_read(e, REG_CR3);
+    int shift = 39;
+    for (;; shift -= 9) {
+        uint64_t at = (entry & address) + 8 * (va >> shift & 511);
+        if (at + 8 > e->ram_size)
+            return ~0ull;
+        memcpy(&entry, e->ram + at, 8);
+        if (!(entry & 1))
+            return ~0ull;
+        if (shift == 12 || (entry & 0x80 && shift < 39))
+            break;
+    }
+    uint64_t mask = (1ull << shift) - 1;
+    return (entry & address & ~mask) | (va & mask);
+}
+
+/* The place of a block in `plans`; NULL when its bytes are not in memory. */
+static plan_entry *locate(pv_engine *e, uint64_t pc, uint32_t size, uint64_t *pa, uint64_t *pa2)
+{
+    uint64_t last = pc + (size ? size - 1 : 0);
+    *pa = walk(e, pc);
+    *pa2 = (pc ^ last) & ~(uint64_t)(PAGE - 1) ? walk(e, last & ~(uint64_t)(PAGE - 1)) : 0;
+    if (*pa >= e->ram_size || *pa2 >= e->ram_size)
+        return NULL;
+    uint64_t hash = (*pa ^ (uint64_t)size << 40 ^ *pa2) * 0x9E3779B97F4A7C15ull;
+    return &e->plans[hash >> 48 & (PLANS_SIZE - 1)];
+}
+
+static near_entry *near_place(pv_engine *e, uint64_t pc)
+{
+    return &e->near[(pc ^ pc >> 13) & (NEAR_SIZE - 1)];
+}
+
+static near_entry *find_plan(pv_engine *e, uint64_t pc, uint32_t size)
+{
+    near_entry *n = near_place(e, pc);
+    uint64_t tag = e->epoch << 32 | size, pa, pa2;
+    if (n->pc == pc && n->tag == tag)
+        return n;
+    plan_entry *p = locate(e, pc, size, &pa, &pa2);
+    if (p && p->pa == pa && p->pa2 == pa2 && p->size == size && p->plan.n) {
+        n->plan = p->plan;
+    } else {
+        pv_py_plan(pc, size, &n->plan);
+        if (p)
+            *p = (plan_entry){pa, pa2, size, n->plan};
+    }
+    n->pc = pc;
+    n->tag = tag;
+    n->cost = n->plan.n + (n->plan.kind == PLAIN ? 0 : SPECIAL);
+    return n;
+}
+
+static void pv_end_rep(pv_engine *e)
+{
+    if (!e->rep_active)
+        return;
+    if (e->rep_rcx_known && (pv_read(e, REG_RCX) & e->rep_mask) != e->rep_rcx)
+        e->rep_iterations++;
+    e->rep_active = 0;
+}
+
+static void again(pv_engine *e, uint64_t pc, uint32_t size)
+{
+    uint64_t rcx = pv_read(e, REG_RCX) & e->rep_mask;
+    if (!e->rep_rcx_known || rcx != e->rep_rcx) {
+        e->rep_iterations++;
+        e->rep_run++;
+        e->iterations_left--;
+    }
+    e->rep_rcx = rcx;
+    e->rep_rcx_known = 1;
+    e->block_pc = pc;
+    e->block_size = size;
+    if (e->rep_run >= 1u << 24)
+        stop(e, REP_LIMIT);
+    else if (e->iterations_left <= 0)
+        stop(e, SLICE);
+}
+
+/* Everything that is not just counting. `bound` is 0 while a repeated instruction is in progress, so that all blocks come here. */
+static void enter(pv_engine *e, uint64_t pc, uint32_t size, uint64_t bound)
+{
+    if (e->mode != BLOCKS)
+        return;
+    if (e->why != NOTHING) {
+        e->lib.emu_stop(e->uc);
+        return;
+    }
+    if (e->rep_active) {
+        if (pc == e->rep_pc) {
+            again(e, pc, size);
+            return;
+        }
+        pv_end_rep(e);
+    }
+    near_entry *n = find_plan(e, pc, size);
+    if (e->failed) {
+        e->block_size = 0;
+        stop(e, ERROR);
+        return;
+    }
+    pv_plan plan = n->plan;
+    if (plan.kind == SINGLE && pc - e->block_pc < e->block_size && size != e->block_size)
+        /* A store into the block before: it was left at this instruction, which is now executed alone. */
+        e->instructions -= pv_py_tail(e->block_pc, (uint32_t)e->block_size, pc - e->block_pc);
+    uint64_t after = e->instructions + plan.n;
+    if (after > e->limit || plan.kind == STEPPED || after > bound) {
+        e->block_size = 0;
+        e->step_count = (int32_t)plan.k;
+        stop(e, after > e->limit ? FIT : plan.kind == STEPPED ? STEPS : SLICE);
+        return;
+    }
+    e->instructions = after;
+    e->block_pc = pc;
+    e->block_size = size;
+    if (plan.kind == REP) {
+        e->rep_active = 1;
+        e->rep_pc = pc + plan.k;
+        e->rep_run = 0;
+        e->rep_mask = plan.mask32 ? 0xFFFFFFFFull : ~0ull;
+        e->rep_rcx_known = plan.n == 1;
+        e->rep_rcx = plan.n == 1 ? pv_read(e, REG_RCX) & e->rep_mask : 0;
+    }
+}
+
+static void on_block(void *uc, uint64_t pc, uint32_t size, void *data)
+{
+    pv_engine *e = data;
+    near_entry *n = near_place(e, pc);
+    (void)uc;
+    if (n->pc == pc && n->tag == (e->epoch << 32 | size)) {
+        uint64_t after = e->instructions + n->cost;
+        if (after <= e->bound) {
+            e->instructions = after;
+            e->block_pc = pc;
+            e->block_size = size;
+            return;
+        }
+    }
+    enter(e, pc, size, e->slice_end);
+    e->bound = e->rep_active || e->mode != BLOCKS || e->why != NOTHING ? 0 : e->slice_end;
+}
+
+typedef struct { uint64_t pc; uint16_t icount, size; } uc_tb;
+
+static void on_edge(void *uc, uc_tb *current, uc_tb *previous, void *data)
+{
+    pv_engine *e = data;
+    uint64_t pa, pa2;
+    (void)uc;
+    (void)previous;
+    if (e->mode == FIRMWARE)
+        return;
+    near_entry *n = near_place(e, current->pc);
+    if (n->pc == current->pc)
+        n->tag = ~0ull;
+    plan_entry *p = locate(e, current->pc, current->size, &pa, &pa2);
+    if (p && p->pa == pa && p->size == current->size)
+        p->plan.n = 0;
+    if (pa < e->ram_size)
+        e->code[pa / PAGE] = 1;
+    if (pa2 && pa2 < e->ram_size)
+        e->code[pa2 / PAGE] = 1;
+}
+
+static void on_intr(void *uc, uint32_t vector, void *data)
+{
+    pv_engine *e = data;
+    e->lib.context_save(uc, e->scratch);
+    if (!e->error_offset)
+        pv_py_calibrate();
+    if (e->failed) {
+        stop(e, ERROR);
+        return;
+    }
+    uint8_t *env = e->scratch + CONTEXT_HEADER;
+    int32_t none = -1;
+    if (e->why == NOTHING) {
+        e->vector = (int32_t)vector;
+        memcpy(&e->error_code, env + e->error_offset, 4);
+        memcpy(&e->software, env + e->error_offset + 4, 4);
+    }
+    memcpy(env + e->old_offset, &none, 4);
+    e->lib.context_restore(uc, e->scratch);
+    stop(e, EXCEPTION);
+}
+
+static _Bool on_invalid(void *uc, void *data)
+{
+    pv_engine *e = data;
+    (void)uc;
+    if (e->why == NOTHING)
+        e->why = INVALID;
+    return 0;
+}
+
+static void on_syscall(void *uc, void *data)
+{
+    pv_engine *e = data;
+    (void)uc;
+    if (e->why != NOTHING)
+        return;
+    if (e->mode == STEP) {
+        e->step_counted = 1;
+        e->instructions++;
+    }
+    if (!e->has_handler) {
+        stop(e, SYSCALL);
+        return;
+    }
+    e->declined = 0;
+    e->in_callback = 1;
+    uint64_t rax = pv_py_syscall(pv_read(e, REG_RAX), pv_read(e, REG_RDI), pv_read(e, REG_RSI), pv_read(e, REG_RDX),
+                                 pv_read(e, REG_R10), pv_read(e, REG_R8));
+    e->in_callback = 0;
+    if (e->failed) {
+        stop(e, ERROR);
+        return;
+    }
+    if (e->declined) {
+        stop(e, SYSCALL);
+        return;
+    }
+    uint64_t flags = pv_read(e, REG_RFLAGS);
+    pv_write(e, REG_RAX, rax);
+    pv_write(e, REG_RCX, pv_read(e, REG_RIP) + 2);
+    pv_write(e, REG_R11, e->step_tf ? flags & ~(uint64_t)TF : flags);
+    if (e->stop_requested)
+        stop(e, STOP);
+}
+
+static pv_engine *pv_new(void *uc, void **functions, uintptr_t ram, uint64_t ram_size, uintptr_t code, uintptr_t scratch)
+{
+    pv_engine *e = calloc(1, sizeof *e);
+    if (!e)
+        return NULL;
+    e->uc = uc;
+    memcpy(&e->lib, functions, sizeof e->lib);
+    e->ram = (uint8_t *)ram;
+    e->ram_size = ram_size;
+    e->code = (uint8_t *)code;
+    e->scratch = (uint8_t *)scratch;
+    e->epoch = 1;
+    size_t handle;
+    int bad = e->lib.hook_add(uc, &handle, HOOK_INTR, (void *)on_intr, e, (uint64_t)1, (uint64_t)0);
+    bad |= e->lib.hook_add(uc, &handle, HOOK_INSN_INVALID, (void *)on_invalid, e, (uint64_t)1, (uint64_t)0);
+    bad |= e->lib.hook_add(uc, &handle, HOOK_INSN, (void *)on_syscall, e, (uint64_t)1, (uint64_t)0, INS_SYSCALL);
+    bad |= e->lib.hook_add(uc, &handle, HOOK_BLOCK, (void *)on_block, e, (uint64_t)1, (uint64_t)0);
+    bad |= e->lib.hook_add(uc, &handle, HOOK_EDGE, (void *)on_edge, e, (uint64_t)1, (uint64_t)0);
+    if (bad) {
+        free(e);
+        return NULL;
+    }
+    return e;
+}
+
+static void pv_free(pv_engine *e)
+{
+    free(e);
+}
+
+/* CR3 changed or the TLB was flushed. */
+static void pv_new_epoch(pv_engine *e)
+{
+    if (++e->epoch >> 31) {
+        memset(e->near, 0, sizeof e->near);
+        e->epoch = 1;
+    }
+}
+
+/* Enters the CPU in the given mode; returns `why`. */
+static int pv_go(pv_engine *e, int mode, uint64_t slice)
+{
+    e->mode = mode;
+    e->why = NOTHING;
+    e->slice_end = e->limit - e->instructions > slice ? e->instructions + slice : e->limit;
+    e->iterations_left = (int64_t)slice / 8;
+    e->bound = e->rep_active || mode != BLOCKS ? 0 : e->slice_end;
+    e->lib.emu_start(e->uc, pv_read(e, REG_RIP), 0, 0, 0);
+    return e->why;
+}

@@ -1,0 +1,170 @@
+"""The engine whose hooks are C (`fast.c`): the same algorithm as `PureEngine`, one Python call a `syscall`, none a block."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from pyvmm.machine import opcodes
+from pyvmm.machine._fast import ffi, lib
+from pyvmm.machine.cpu import Cpu
+from pyvmm.machine.engine import SLICE, Engine, Mode, SyscallHandler, Why
+from pyvmm.machine.opcodes import Kind
+from pyvmm.machine.registers import FLAG_TF, Reg
+
+_FUNCTIONS: Final = (
+    "uc_close", "uc_reg_read", "uc_reg_write", "uc_emu_start", "uc_emu_stop", "uc_hook_add", "uc_context_save",
+    "uc_context_restore",
+)  # fmt: skip
+_MASK64: Final = (1 << 64) - 1
+_WHY: Final = tuple(Why)
+_active: Any = None
+_handler: Any = None
+
+
+def _failed(kind: Any, error: BaseException, trace: Any) -> None:
+    """A callback raised: the C side sees `failed` and stops the CPU."""
+    _active.error = error
+    _active._c.failed = 1
+
+
+@ffi.def_extern(onerror=_failed)
+def pv_py_syscall(rax: int, rdi: int, rsi: int, rdx: int, r10: int, r8: int) -> int:
+    """A guest's `syscall`."""
+    result = _handler(rax, rdi, rsi, rdx, r10, r8)
+    if result is None:
+        _active._c.declined = 1
+        return 0
+    return result & _MASK64  # type: ignore[no-any-return]
+
+
+@ffi.def_extern(onerror=_failed)
+def pv_py_plan(pc: int, size: int, out: Any) -> None:
+    """The plan of a block seen for the first time."""
+    plan = _active.plan(pc, size)
+    out.n, out.kind, out.k = plan.n, plan.kind, plan.k
+    out.mask32 = plan.kind is Kind.REP and opcodes.address_size_32(_active.fetch(pc + plan.k, size - plan.k))
+
+
+@ffi.def_extern(onerror=_failed)
+def pv_py_tail(pc: int, size: int, offset: int) -> int:
+    """How many instructions of a block start at `offset` or later."""
+    return opcodes.not_retired(_active.plan(pc, size).sizes, offset)
+
+
+@ffi.def_extern(onerror=_failed)
+def pv_py_calibrate() -> None:
+    """Finds the exception fields in the CPU structure, at the first exception."""
+    _active.cpu.calibrate()
+    _active._c.error_offset = _active.cpu.error_offset
+    _active._c.old_offset = _active.cpu.old_exception_offset
+
+
+def _field(name: str) -> Any:
+    return property(lambda self: getattr(self._c, name), lambda self, value: setattr(self._c, name, value))
+
+
+class FastEngine(Engine):
+    """Counts by blocks, in C."""
+
+    name = "fast"
+
+    instructions = _field("instructions")
+    rep_iterations = _field("rep_iterations")
+    limit = _field("limit")
+    stop_requested = _field("stop_requested")
+    in_callback = _field("in_callback")
+    _rep_run = _field("rep_run")
+
+    def __init__(self, cpu: Cpu) -> None:
+        functions = ffi.new("void *[]", [ffi.cast("void *", self._address(cpu, name)) for name in _FUNCTIONS])
+        ram = ctypes.addressof(ctypes.c_char.from_buffer(cpu.ram.map))
+        code = ctypes.addressof(ctypes.c_char.from_buffer(cpu.ram.code))
+        self._c = lib.pv_new(ffi.cast("void *", cpu.handle), functions, ram, cpu.ram.size, code, cpu.scratch.pointer)
+        if not self._c:
+            raise MemoryError("fast engine")
+        super().__init__(cpu)
+        # The hooks must outlive the CPU that calls them.
+        self._free = weakref.finalize(cpu, lib.pv_free, self._c)
+        self._handler: SyscallHandler | None = None
+
+    @staticmethod
+    def _address(cpu: Cpu, name: str) -> int:
+        return ctypes.cast(getattr(cpu.lib, name), ctypes.c_void_p).value or 0
+
+    @property
+    def on_syscall(self) -> SyscallHandler | None:  # type: ignore[override]
+        """The handler of `syscall`."""
+        return self._handler
+
+    @on_syscall.setter
+    def on_syscall(self, handler: SyscallHandler | None) -> None:
+        global _handler
+        self._handler = handler
+        self._c.has_handler = handler is not None
+        if _active is self:
+            _handler = handler
+
+    def _enter(self, mode: Mode) -> None:
+        """Runs the CPU; the callbacks in this module serve this engine meanwhile."""
+        global _active, _handler
+        before = _active, _handler
+        _active, _handler = self, self._handler
+        c = self._c
+        try:
+            self.why = _WHY[lib.pv_go(c, mode, SLICE)]
+        finally:
+            _active, _handler = before
+        self.vector, self.error_code, self.software = c.vector, c.error_code, bool(c.software)
+        self.step_count = c.step_count
+        c.failed = 0
+
+    def go(self) -> None:
+        self._enter(Mode.BLOCKS)
+
+    def start(self) -> None:
+        self._enter(self.mode)
+
+    def _run_one(self, guest_tf: int) -> None:
+        c = self._c
+        c.step_tf = not guest_tf
+        c.step_counted = 0
+        if not guest_tf:
+            self.write(Reg.RFLAGS, self.read(Reg.RFLAGS) | FLAG_TF)
+        self._enter(Mode.STEP)
+        self._step_counted = bool(c.step_counted)
+        c.step_tf = 0
+
+    def block(self) -> tuple[int, int]:
+        return self._c.block_pc, self._c.block_size
+
+    def rep_at(self) -> int | None:
+        return self._c.rep_pc if self._c.rep_active else None
+
+    def end_rep(self) -> None:
+        lib.pv_end_rep(self._c)
+
+    def forget_block(self) -> None:
+        lib.pv_end_rep(self._c)
+        self._c.block_size = 0
+
+    def address_space_changed(self) -> None:
+        lib.pv_new_epoch(self._c)
+
+    def read(self, reg: int) -> int:
+        return lib.pv_read(self._c, reg)  # type: ignore[no-any-return]
+
+    def write(self, reg: int, value: int) -> None:
+        self.cpu.check(lib.pv_write(self._c, reg, value & _MASK64))
+
+    def read_many(self, regs: Sequence[int]) -> list[int]:
+        n = len(regs)
+        values = ffi.new("uint64_t[]", n)
+        lib.pv_read_many(self._c, regs, values, n)
+        return ffi.unpack(values, n)  # type: ignore[no-any-return]
+
+    def write_many(self, regs: Iterable[int], values: Iterable[int]) -> None:
+        numbers = list(regs)
+        lib.pv_write_many(self._c, numbers, [v & _MASK64 for v in values], len(numbers))
