@@ -1,11 +1,15 @@
-"""A domain: what Xen keeps for it. Behaviour lives in the subsystem modules; here is the data and its life cycle state."""
+"""A domain: what Xen keeps for it. Behaviour lives in the subsystem modules; here is the data and its life cycle
+state."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pyvmm.hypervisor.rangeset import RangeSet
+
 if TYPE_CHECKING:
+    from pyvmm.hypervisor.crash import Symbols
     from pyvmm.hypervisor.event_channel import EventChannels
     from pyvmm.hypervisor.grant_table import GrantTable
     from pyvmm.hypervisor.hypervisor import Hypervisor
@@ -26,24 +30,40 @@ class Counters:
 
 
 class Domain:
-    """One domain. `privileged` is dom0's right to act on others and on the host (Xen's is_control_domain + hardware domain)."""
+    """One domain. `privileged` is dom0's right to act on others and on the host (Xen's is_control_domain + hardware
+    domain)."""
 
-    def __init__(self, hv: Hypervisor, domid: int, *, name: str = "", privileged: bool = False, native: bool = False) -> None:
+    def __init__(
+        self, hv: Hypervisor, domid: int, *, name: str = "", privileged: bool = False, native: bool = False
+    ) -> None:
         self.hv = hv
         self.domid = domid
         self.name = name
         self.privileged = privileged
+        self.xenstore = False  # XEN_DOMCTL_CDF_xs_domain: it may look at everybody's ports and grants
         self.native = native
         self.handle = bytes(16)
+        self.max_vcpus = 1
         self.vcpus: list[VCpu] = []
         self.counters = Counters()
         # Memory: `max_pages` limits what it may own (Xen's d->max_pages); the frame table counts `tot_pages`.
         self.max_pages = 0
         self.tot_pages = 0
+        self.outstanding_pages = 0  # XENMEM_claim_pages: set aside for it, not yet allocated
+        self.memory_map: list[bytes] = []  # e820 entries, as XENMEM_set_memory_map gave them
         self.shared_info_mfn = 0
         self.perdomain_l3_mfn = 0  # L3 of L4 slot 260: its vCPUs' GDT and LDT windows
         self.vm_assist = 0
-        self.ioports: set[range] = set()
+        # What of the host's hardware it may use: I/O ports, frames of device memory, interrupts
+        # (XEN_DOMCTL_*_permission).
+        self.ioports = RangeSet()
+        self.iomem = RangeSet()
+        self.irqs = RangeSet()
+        self.pci_config_address = 0  # what the domain wrote to port 0xcf8
+        # physdev.py: pirq -> interrupt pin (-1: allocated only); the page for EOI flags, if registered.
+        self.pirqs: dict[int, int] = {}
+        self.pirq_eoi_mfn = 0
+        self.pirq_auto_unmask = False
         # Set by the subsystems when the domain is created:
         self.evtchn: EventChannels
         self.grants: GrantTable
@@ -51,9 +71,18 @@ class Domain:
         self.pause_count = 0
         self.creation_finished = False
         self.shutdown_code: int | None = None
+        self.latched_shutdown_code: int | None = None  # SCHEDOP_shutdown_code: the reason a later shutdown will have
+        self.watchdogs: set[int] = set()  # those of its watchdog timers that are in use (1, 2)
         self.crash_report: str | None = None
+        self.symbols: Symbols | None = None  # of the image it was built from, for reports
         self.dying = False
         self.time_offset_seconds = 0
+        self.sched_weight = 256  # kept for the toolstack; the policy does not look at it
+        self.tsc_mode = 0  # as XEN_DOMCTL_settscinfo gave it; the TSC itself is the same in every mode
+        self.tsc_khz = 0
+        self.tsc_offset = 0
+        self.tsc_incarnation = 0
+        self.debugger_attached = False
         self.target: Domain | None = None
 
     def __repr__(self) -> str:

@@ -1,11 +1,13 @@
 """A virtual CPU: the state Xen keeps beside the registers, and its way to guest memory.
 
-An x86 vCPU (`context` is not None) runs on the machine's CPU at CPL 3, in guest kernel or guest user mode (`user_mode`: a state of
-the hypervisor's, not a CPL). A native vCPU (`native` is not None) is a Python coroutine and has a `NativeSpace` in place of page tables.
+An x86 vCPU (`context` is not None) runs on the machine's CPU at CPL 3, in guest kernel or guest user mode
+(`user_mode`: a state of the hypervisor's, not a CPL). A native vCPU (`native` is not None) is a Python coroutine and
+has a `NativeSpace` in place of page tables.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -13,6 +15,7 @@ from pyvmm.abi import errno
 from pyvmm.hypervisor.errors import XenError
 
 if TYPE_CHECKING:
+    from pyvmm.hypervisor.context import Pending
     from pyvmm.hypervisor.domain import Domain
     from pyvmm.hypervisor.hypervisor import Hypervisor
     from pyvmm.hypervisor.native import NativeTask
@@ -48,7 +51,8 @@ class Space(Protocol):
 
 
 class VCpu:
-    """One vCPU. Fields are grouped by the subsystem that owns them; other subsystems read them, the owner changes them."""
+    """One vCPU. Fields are grouped by the subsystem that owns them; other subsystems read them, the owner changes
+    them."""
 
     def __init__(self, hv: Hypervisor, domain: Domain, vcpu_id: int) -> None:
         self.hv = hv
@@ -64,15 +68,30 @@ class VCpu:
         self.event_callback = 0
         self.failsafe_callback = 0
         self.syscall_callback = 0
+        self.syscall32_callback = 0
+        self.sysenter_callback = 0
         self.failsafe_masks_events = False
         self.syscall_masks_events = False
+        self.syscall32_masks_events = False
+        self.sysenter_masks_events = False
         self.kernel_ss = 0
         self.kernel_sp = 0
         self.gs_base_kernel = 0  # GS base of the mode that is not running is kept in one of these
         self.gs_base_user = 0
         self.ctrlreg = [0] * 8  # cr0 (TS), cr4 as the guest set them
         self.debugreg = [0, 0, 0, 0, 0, 0, 0xFFFF0FF0, 0x400]
-        self.iopl = 0
+        self.debug_io_enables = 0  # DR7's enable bits of I/O breakpoints, kept out of debugreg[7]
+        self.iopl = 0  # 0 to 3, as PHYSDEVOP_set_iopl gives it
+        self.iobitmap_va = 0  # PHYSDEVOP_set_iobitmap: guest address of the bitmap and how many ports it has
+        self.iobitmap_ports = 0
+        self.nmi_pending = False
+        self.mcg_status = 0
+        self.pending_context: Pending | None = None  # registers to be loaded when the vCPU gets the CPU
+        self.in_multicall = False
+        # Set by a hypercall that must change registers itself: called once the engine has stopped, before anything
+        # else.
+        self.after_stop: Callable[[], None] | None = None
+        self.nmi_masked = False  # an NMI frame was pushed and no iret hypercall came since
         # mmu: frame numbers of the kernel's and the user's top-level page tables (0: none)
         self.l4_kernel = 0
         self.l4_user = 0
@@ -97,6 +116,9 @@ class VCpu:
         self.time_va = 0
         self.timer_deadline = 0  # 0: not set
         self.periodic_period = 0
+        self.periodic_last = 0
+        self.time_stamp = -1  # the calibration its time record was written from
+        self.runstate_area_stale = False  # its runstate changed since the guest's copy was written
 
     def __repr__(self) -> str:
         return f"<VCpu d{self.domain.domid}v{self.vcpu_id}>"
@@ -105,7 +127,9 @@ class VCpu:
     def runnable(self) -> bool:
         """Nothing keeps it off the CPU."""
         d = self.domain
-        return not (self.blocked or self.down or self.pause_count or d.pause_count or d.shutdown_code is not None or d.dying)
+        return not (
+            self.blocked or self.down or self.pause_count or d.pause_count or d.shutdown_code is not None or d.dying
+        )
 
     def copy_in(self, va: int, n: int) -> bytes:
         """`n` bytes of guest memory at `va`; XenError(EFAULT) where the guest itself could not read them."""
