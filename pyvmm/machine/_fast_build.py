@@ -13,7 +13,7 @@ ffi.cdef("""
 typedef struct { uint32_t n, kind, k, mask32; } pv_plan;
 typedef struct pv_engine {
     uint64_t instructions, rep_iterations, limit, bound;
-    uint64_t block_pc, block_size;
+    uint64_t block_pc, block_size, one_block_at;
     uint64_t rep_pc, rep_rcx, rep_mask, rep_run;
     int64_t iterations_left;
     int32_t rep_active, rep_rcx_known;

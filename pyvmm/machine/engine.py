@@ -44,6 +44,7 @@ class Mode(IntEnum):
     BLOCKS = 0
     STEP = 1
     FIRMWARE = 2
+    ONE_BLOCK = 3  # stop before the next block
 
 
 class Why(IntEnum):
@@ -86,6 +87,7 @@ class Engine:
         self._step_tf = False
         self._step_counted = False
         self._rep_run = 0
+        self.one_block_at = 0
 
     # What a subclass provides.
 
@@ -271,6 +273,8 @@ class Engine:
             self.write(Reg.RIP, pc + opcodes_length(code))
             self.instructions += 1
             return Fault(1, None) if guest_tf else None
+        if op is Op.LOAD_SS:
+            return self._load_ss(pc)
         repeated = op in (Op.REP, Op.REP_COMPARE)
         while True:
             rcx = self.read(Reg.RCX) if repeated else 0
@@ -289,6 +293,19 @@ class Engine:
                         return BudgetUsed()
                     continue
             return self._stepped(trapped, guest_tf, rip)
+
+    def _load_ss(self, pc: int) -> Exit | None:
+        """`mov` to SS: there is no trap after it (Intel SDM volume 3, 6.8.3), but it is always a block of its own."""
+        self.why = Why.NOTHING
+        self.one_block_at = pc
+        self.mode = Mode.ONE_BLOCK
+        self.start()
+        self.mode = Mode.BLOCKS
+        if self.read(Reg.RIP) == pc:
+            return self._fault(self.vector, self.error_code)
+        # Retired; a fault in fetching the next instruction will come again.
+        self.instructions += 1
+        return None
 
     def _iterated(self, code: bytes, rcx: int) -> None:
         mask = 0xFFFFFFFF if opcodes.address_size_32(code) else _MASK64

@@ -1,18 +1,20 @@
 """Why `Machine.run` returned, and the errors of the machine layer.
 
-An exit is a small immutable tuple, so that exits compare by value in tests and traces.
+Exits are immutable and compare by value, so that tests and traces can compare them.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 
-class Syscall(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Syscall:
     """A `syscall` which the callback declined. RIP is after it; RCX and R11 are untouched; it is counted."""
 
 
-class Fault(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Fault:
     """An exception of the CPU (Intel SDM volume 3, table 6-1).
 
     RIP is at the faulting instruction, except for #DB (vector 1), a trap, where it is after it. `error_code` is None for
@@ -24,18 +26,21 @@ class Fault(NamedTuple):
     address: int = 0
 
 
-class SoftInt(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SoftInt:
     """`int3` or `int n`, counted as retired. RIP is after the instruction, which is `length` bytes long."""
 
     vector: int
     length: int
 
 
-class BudgetUsed(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class BudgetUsed:
     """The budget of retired instructions is used up."""
 
 
-class Stopped(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Stopped:
     """`Machine.request_stop` was called."""
 
 

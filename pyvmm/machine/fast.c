@@ -26,7 +26,7 @@ enum { INS_SYSCALL = 699 };
 #define CONTEXT_HEADER 40
 
 /* engine.py: Mode, Why; opcodes.py: Kind */
-enum { BLOCKS, STEP, FIRMWARE };
+enum { BLOCKS, STEP, FIRMWARE, ONE_BLOCK };
 enum { NOTHING, FIT, STEPS, EXCEPTION, INVALID, SYSCALL, STOP, SLICE, REP_LIMIT, ERROR };
 enum { PLAIN, REP, STEPPED, SINGLE };
 
@@ -54,7 +54,7 @@ typedef struct { uint64_t pa, pa2; uint32_t size; pv_plan plan; } plan_entry;
 typedef struct pv_engine {
     /* shared with Python */
     uint64_t instructions, rep_iterations, limit, bound;
-    uint64_t block_pc, block_size;
+    uint64_t block_pc, block_size, one_block_at;
     uint64_t rep_pc, rep_rcx, rep_mask, rep_run;
     int64_t iterations_left;
     int32_t rep_active, rep_rcx_known;
@@ -196,8 +196,11 @@ static void again(pv_engine *e, uint64_t pc, uint32_t size)
 /* Everything that is not just counting. `bound` is 0 while a repeated instruction is in progress, so that all blocks come here. */
 static void enter(pv_engine *e, uint64_t pc, uint32_t size, uint64_t bound)
 {
-    if (e->mode != BLOCKS)
+    if (e->mode != BLOCKS) {
+        if (e->mode == ONE_BLOCK && pc != e->one_block_at)
+            stop(e, STOP);
         return;
+    }
     if (e->why != NOTHING) {
         e->lib.emu_stop(e->uc);
         return;

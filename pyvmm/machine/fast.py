@@ -76,6 +76,7 @@ class FastEngine(Engine):
     limit = _field("limit")
     stop_requested = _field("stop_requested")
     in_callback = _field("in_callback")
+    one_block_at = _field("one_block_at")
     _rep_run = _field("rep_run")
 
     def __init__(self, cpu: Cpu) -> None:

@@ -25,6 +25,7 @@ class Op(IntEnum):
     PUSHF = 6
     LOAD_FLAGS = 7  # popf, iret
     BRANCH = 8
+    LOAD_SS = 9  # mov to SS: holds off the trap after it
 
 
 PREFIXES: Final = frozenset({0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3})
@@ -61,6 +62,8 @@ def classify(code: bytes, start: int = 0) -> Op:
         return Op.REP_COMPARE
     if byte == 0xFF and i + 1 < end:  # groups 5: /2 to /5 are indirect calls and jumps
         return Op.BRANCH if 2 <= code[i + 1] >> 3 & 7 <= 5 else Op.PLAIN
+    if byte == 0x8E and i + 1 < end and code[i + 1] >> 3 & 7 == 2:
+        return Op.LOAD_SS
     return _ONE_BYTE.get(byte, Op.PLAIN)
 
 

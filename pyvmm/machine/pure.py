@@ -1,22 +1,25 @@
 """The engines in Python alone: hooks are ctypes callbacks.
 
-`PureEngine` counts by blocks, exactly as the C engine does (`fast.c` is the same algorithm). `StepEngine` steps every instruction.
+`PureEngine` counts by blocks, exactly as the C engine does (`fast.c` is the same algorithm).
+`StepEngine` steps every instruction.
 """
 
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import Any, Final
 
 from unicorn import x86_const as x86
 
 from pyvmm.machine import opcodes
 from pyvmm.machine.cpu import Cpu
 from pyvmm.machine.engine import HOOK_TYPES, REP_LIMIT, SLICE, Engine, Mode, Why
-from pyvmm.machine.exits import PageFault
+from pyvmm.machine.exits import BudgetUsed, Exit, PageFault
 from pyvmm.machine.opcodes import Kind, Plan
 from pyvmm.machine.paging import walk
 from pyvmm.machine.registers import FLAG_TF, Reg
+
+_MASK64: Final = (1 << 64) - 1
 
 _HANDLE = ctypes.c_void_p
 _PROTOTYPES = {
@@ -44,10 +47,12 @@ class PythonHooks(Engine):
         self.limit = 0
         self.mode = Mode.BLOCKS
         self._callbacks: list[Any] = []
+        self._known: dict[tuple[int, int], Plan] = {}
         self.lib.uc_hook_add.restype = ctypes.c_int
         self._hook("intr", self._on_intr)
         self._hook("invalid", self._on_invalid)
         self._hook("insn", self._on_syscall_hook, x86.UC_X86_INS_SYSCALL)
+        self._hook("edge", self._on_edge)
 
     def _hook(self, kind: str, function: Any, *instruction: int) -> None:
         callback = _PROTOTYPES[kind](function)
@@ -60,6 +65,26 @@ class PythonHooks(Engine):
                 *(ctypes.c_int(i) for i in instruction),
             )
         )  # fmt: skip
+
+    def _on_other_block(self, pc: int) -> None:
+        """A block is entered while stepping or in the firmware."""
+        if self.mode is Mode.ONE_BLOCK and pc != self.one_block_at:
+            self._stop(Why.STOP)
+
+    def _on_edge(self, handle: int, current: int, previous: int, data: int) -> None:
+        """A block was translated: what was known of it is void, and its pages hold translated code."""
+        if self.mode is Mode.FIRMWARE:
+            return
+        block = _Block.from_address(current)
+        self._known.pop((block.pc, block.size), None)
+        cr3 = self.read(x86.UC_X86_REG_CR3)
+        for va in {block.pc, block.pc + max(block.size, 1) - 1}:
+            try:
+                pa = walk(self.ram.u64, cr3, va & _MASK64, False, True, True)
+            except PageFault:
+                continue
+            if pa < self.ram.size:
+                self.ram.code[pa >> 12] = 1
 
     def _stop(self, why: Why) -> None:
         if self.why is Why.NOTHING:
@@ -122,15 +147,14 @@ class PureEngine(PythonHooks):
 
     def __init__(self, cpu: Cpu) -> None:
         super().__init__(cpu)
-        self._known: dict[tuple[int, int], Plan] = {}
         self._pc = 0
         self._size = 0
         self._rep: int | None = None
         self._rep_rcx: int | None = None
         self._rep_mask = 0
         self._slice = 0
+        self._iterations_left = 0
         self._hook("block", self._on_block)
-        self._hook("edge", self._on_edge)
 
     def go(self) -> None:
         self._slice = self.instructions + SLICE
@@ -150,23 +174,9 @@ class PureEngine(PythonHooks):
     def address_space_changed(self) -> None:
         self._known.clear()
 
-    def _on_edge(self, handle: int, current: int, previous: int, data: int) -> None:
-        """A block was translated: what was known of it is void, and its pages hold translated code."""
-        if self.mode is Mode.FIRMWARE:
-            return
-        block = _Block.from_address(current)
-        self._known.pop((block.pc, block.size), None)
-        cr3 = self.read(x86.UC_X86_REG_CR3)
-        for va in {block.pc, block.pc + max(block.size, 1) - 1}:
-            try:
-                pa = walk(self.ram.u64, cr3, va & (1 << 64) - 1, False, True, True)
-            except PageFault:
-                continue
-            if pa < self.ram.size:
-                self.ram.code[pa >> 12] = 1
-
     def _on_block(self, handle: int, pc: int, size: int, data: int) -> None:
         if self.mode is not Mode.BLOCKS:
+            self._on_other_block(pc)
             return
         if self.why is not Why.NOTHING:
             self.lib.uc_emu_stop(self.handle)
@@ -241,10 +251,7 @@ class StepEngine(PythonHooks):
 
     def __init__(self, cpu: Cpu) -> None:
         super().__init__(cpu)
-        self._hook("edge", self._on_edge)
-
-    _on_edge = PureEngine._on_edge
-    _known: dict[tuple[int, int], Plan] = {}
+        self._hook("block", lambda handle, pc, size, data: self._on_other_block(pc))
 
     def go(self) -> None:
         raise NotImplementedError
@@ -261,10 +268,8 @@ class StepEngine(PythonHooks):
     def forget_block(self) -> None:
         return
 
-    def run(self, budget: int) -> Any:
+    def run(self, budget: int) -> Exit:
         self.limit = self.instructions + budget
         self.stop_requested = False
         self._rep_run = 0
-        from pyvmm.machine.exits import BudgetUsed
-
         return self._step_many(budget) or BudgetUsed()
