@@ -1,27 +1,33 @@
 """The hypervisor itself: what exists once per host, and the loop that runs vCPUs.
 
-The loop: fire due timers; ask the policy for a vCPU; run it until its slice ends or it gives up the CPU. When nobody can run: offer
-input from outside (`idle_sources`), else skip the clock to the next timer, else it is a deadlock.
+The loop: fire due timers; ask the policy for a vCPU; run it until its slice ends or it gives up the CPU. When nobody
+can run: offer input from outside (`idle_sources`), else skip the clock to the next timer, else it is a deadlock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from pyvmm.hypervisor import cpu, trace
+from pyvmm.hypervisor import cpu, runstate, time, trace
 from pyvmm.hypervisor import hypercalls as hc
+from pyvmm.hypervisor.console_ring import ConsoleRing
 from pyvmm.hypervisor.errors import DomainCrash
 from pyvmm.hypervisor.frames import FrameTable
 from pyvmm.hypervisor.mmu import Mmu
+from pyvmm.hypervisor.runstate import block, set_runstate, wake
 from pyvmm.hypervisor.scheduler import SLICE, Policy, RoundRobin, Timers
 from pyvmm.hypervisor.vcpu import Runstate, VCpu
+from pyvmm.hypervisor.version import VersionInfo
 from pyvmm.hypervisor.xen_area import XenArea
 from pyvmm.machine import BudgetUsed, Machine, Stopped
 
 if TYPE_CHECKING:
+    from pyvmm.hypervisor.crash import Recent
     from pyvmm.hypervisor.domain import Domain
+
+__all__ = ["Hypervisor", "Outcome", "block", "set_runstate", "wake"]
 
 
 class Outcome(Enum):
@@ -39,16 +45,29 @@ class Hypervisor:
         self.machine = machine
         self.trace = trace.Bus(lambda: machine.now)
         self.domains: dict[int, Domain] = {}
+        self.last_domid = 0  # where the search for a free number goes on (lifecycle.free_domid)
         self.timers = Timers()
         self.policy: Policy = policy or RoundRobin()
         self.current: VCpu | None = None
         self.last: VCpu | None = None
-        # Set by a handler that wants the run loop to look again (a vCPU blocked, woke, yielded, a timer was set).
+        self.loaded: VCpu | None = None  # whose registers `cpu` made ready; None after the machine's context was something else
+        self.recent: Recent | None = None  # the last events, for crash reports, if somebody keeps them
+        # What a handler may ask of the run loop, which otherwise lets the guest go on inside the engine. `leave`: give
+        # up the CPU (the vCPU blocked, yielded, is paused or gone; another one woke). `look`: stop the engine and look
+        # again, but keep the CPU.
         self.leave = False
+        self.look = False
+        self.run_end = 0  # virtual time at which the engine comes back by itself
         # Called in order when no vCPU can run; true means "something changed, look again".
         self.idle_sources: list[Callable[[], bool]] = []
         # Called in order at every console write: (domain, data).
-        self.console_sinks: list[Callable[[Domain, bytes], None]] = []
+        self.console_log = ConsoleRing()
+        self.console_sinks: list[Callable[[Domain, bytes], None]] = [lambda domain, data: self.console_log.write(data)]
+        self.console_input = bytearray()  # what CONSOLEIO_read takes from
+        self.virq_handlers: dict[int, int] = {}  # global virq -> domid, where it is not the hardware domain (0)
+        self.wallclock = (time.BOOT_EPOCH, 0)  # UTC seconds and nanoseconds at virtual time 0
+        self.version = VersionInfo()
+        self.idle_context = machine.new_context()  # on the CPU when the one that was is gone
         self.frames = FrameTable(self)
         self.xen_area = XenArea(self)
         self.mmu = Mmu(self)
@@ -58,7 +77,8 @@ class Hypervisor:
     # -- running -------------------------------------------------------------------------------------------------
 
     def run(self, until: Callable[[], bool], max_instructions: int | None = None) -> Outcome:
-        """Run all domains until `until()` is true, nothing can ever run again, or `max_instructions` more have retired."""
+        """Run all domains until `until()` is true, nothing can ever run again, or `max_instructions` more have
+        retired."""
         machine = self.machine
         limit = None if max_instructions is None else machine.instructions + max_instructions
         while True:
@@ -69,7 +89,8 @@ class Hypervisor:
                 return Outcome.BUDGET
             runnable = [v for d in self.domains.values() for v in d.vcpus if v.runnable]
             if not runnable:
-                if any([source() for source in self.idle_sources]):
+                changed = [source() for source in self.idle_sources]
+                if any(changed):
                     continue
                 deadline = self.timers.next()
                 if deadline is None:
@@ -81,17 +102,9 @@ class Hypervisor:
 
     def _run_slice(self, v: VCpu, limit: int | None) -> None:
         domain, machine = v.domain, self.machine
-        if self.last is not v:
-            domain.counters.switches += 1
-            if self.trace.on:
-                last = self.last
-                self.trace.emit(
-                    trace.SWITCH, domain.domid, v.vcpu_id, last.domain.domid if last else -1, last.vcpu_id if last else -1
-                )
-            self.last = v
+        self._switch_to(v)
         self.current = v
-        self.leave = False
-        set_runstate(v, Runstate.RUNNING)
+        self.leave = self.look = False
         instructions, iterations = machine.instructions, machine.rep_iterations
         try:
             if v.native is not None:
@@ -105,43 +118,100 @@ class Hypervisor:
             domain.counters.rep_iterations += machine.rep_iterations - iterations
             self.current = None
             if v.runstate == Runstate.RUNNING:
-                set_runstate(v, Runstate.RUNNABLE if v.runnable else Runstate.OFFLINE if v.down else Runstate.BLOCKED)
+                runnable = v.runnable
+                set_runstate(v, Runstate.RUNNABLE if runnable else Runstate.OFFLINE if v.down else Runstate.BLOCKED)
+                v.runstate_area_stale = True
+                if not runnable:
+                    self._update_runstate_area(v)
+
+    def _switch_to(self, v: VCpu) -> None:
+        """Give the CPU to `v`: account for it, and bring the records up to date that both guests keep in their
+        memory."""
+        last = self.last
+        if last is not v:
+            if last is not None and last.runstate_area_stale and not last.domain.dying:
+                self._update_runstate_area(last)
+            v.domain.counters.switches += 1
+            if self.trace.on:
+                self.trace.emit(
+                    trace.SWITCH,
+                    v.domain.domid,
+                    v.vcpu_id,
+                    last.domain.domid if last else -1,
+                    last.vcpu_id if last else -1,
+                )
+            self.last = v
+        set_runstate(v, Runstate.RUNNING)
+        if v.runstate_va:
+            self._update_runstate_area(v)
+        time.update_vcpu_time(v)
+
+    @staticmethod
+    def _update_runstate_area(v: VCpu) -> None:
+        v.runstate_area_stale = False
+        runstate.update_area(v)
 
     def _run_guest(self, v: VCpu, limit: int | None) -> None:
-        machine = self.machine
+        machine, timers = self.machine, self.timers
         end = machine.now + SLICE
         assert v.context is not None
         machine.switch(v.context)
         while True:
+            if v.after_stop is not None:
+                action, v.after_stop = v.after_stop, None
+                action()
+            if self._loses_cpu(v):
+                return
+            self.look = False
             cpu.before_guest(v)
-            if not v.runnable or self.leave:
+            if self._loses_cpu(v):
                 return
             now = machine.now
-            budget = end - now
-            deadline = self.timers.next()
-            if deadline is not None:
-                budget = min(budget, deadline - now)
+            self.run_end = end
+            deadline = timers.next()
+            if deadline is not None and deadline < end:
+                self.run_end = deadline
+            budget = self.run_end - now
             if limit is not None:
                 budget = min(budget, limit - machine.instructions)
-            if budget <= 0:
+            if budget > 0:
+                reason = machine.run(budget)
+                if not isinstance(reason, BudgetUsed):
+                    if not isinstance(reason, Stopped):
+                        cpu.handle_exit(v, reason)
+                    continue
+            now = machine.now
+            if now >= end or (limit is not None and machine.instructions >= limit):
                 return
-            reason = machine.run(budget)
-            if isinstance(reason, BudgetUsed):
-                return
-            if not isinstance(reason, Stopped):
-                cpu.handle_exit(v, reason)
+            timers.fire(now)
+
+    def _loses_cpu(self, v: VCpu) -> bool:
+        return self.leave or not v.runnable
 
     def _on_syscall(self, rax: int, rdi: int, rsi: int, rdx: int, r10: int, r8: int) -> int | None:
         """The machine's syscall callback: most hypercalls are served here without leaving the guest's run."""
         v = self.current
         assert v is not None
-        if v.user_mode or rax & 0xFFFFFFFF in cpu.LEAVING_HYPERCALLS:
+        if v.user_mode:
             return None
         result = hc.call(v, rax & 0xFFFFFFFF, rdi, rsi, rdx, r10, r8)
-        # A deliverable upcall, a lost CPU or a dead domain are dealt with by the run loop.
-        if self.leave or not v.runnable or self.machine.ram.read_u16(v.info_pa) & 0xFF01 == 0x0001:
+        # A lost CPU, a nearer timer or a deliverable upcall is dealt with by the run loop. (Whatever makes a vCPU not
+        # runnable sets `leave`.)
+        if self.leave or self.look or self.machine.ram.read_u16(v.info_pa) & 0xFF01 == 0x0001:
             self.machine.request_stop()
         return result & 0xFFFF_FFFF_FFFF_FFFF
+
+    def set_timer(self, key: Hashable, deadline: int, action: Callable[[], None]) -> None:
+        """Call `action()` at virtual time `deadline`, also when that is before the engine would come back by itself."""
+        self.timers.set(key, deadline, action)
+        if deadline < self.run_end:
+            self.look = True
+
+    @property
+    def idle_time(self) -> int:
+        """Virtual nanoseconds for which nobody ran."""
+        machine = self.machine
+        return machine.now - machine.instructions - machine.charged
 
     # -- life cycle ----------------------------------------------------------------------------------------------
 
@@ -169,31 +239,3 @@ class Hypervisor:
         from pyvmm.hypervisor import event_channel
 
         event_channel.send_global_virq(self, event_channel.VIRQ_DOM_EXC)
-
-
-def set_runstate(v: VCpu, state: Runstate) -> None:
-    """Account the time since the last change to the state that ends, and enter `state`."""
-    now = v.hv.machine.now
-    v.runstate_times[v.runstate] += now - v.runstate_entered
-    v.runstate = state
-    v.runstate_entered = now
-
-
-def block(v: VCpu) -> None:
-    """Take `v` off the CPU until `wake`."""
-    if not v.blocked:
-        v.blocked = True
-        v.hv.leave = True
-        if v.hv.trace.on:
-            v.hv.trace.emit(trace.BLOCK, v.domain.domid, v.vcpu_id)
-
-
-def wake(v: VCpu) -> None:
-    """End `v`'s block or poll, if it is in one."""
-    if v.blocked:
-        v.blocked = False
-        v.poll_ports = None
-        if v.runstate == Runstate.BLOCKED:
-            set_runstate(v, Runstate.RUNNABLE)
-        if v.hv.trace.on:
-            v.hv.trace.emit(trace.WAKE, v.domain.domid, v.vcpu_id)

@@ -1,8 +1,8 @@
 """Native domains: a vCPU that is Python instead of x86 code, with the same hypercalls, pages and blocking.
 
-A native domain runs any number of tasks (coroutines) on one vCPU. It sees its shared_info page as a guest does: an event sets a pending
-bit, the vCPU wakes, its `Native` runtime takes the bits and resumes the tasks that wait for those ports. There is no back door: what a
-task wants from Xen, it asks for through `hypercall`.
+A native domain runs any number of tasks (coroutines) on one vCPU. It sees its shared_info page as a guest does: an
+event sets a pending bit, the vCPU wakes, its `Native` runtime takes the bits and resumes the tasks that wait for
+those ports. There is no back door: what a task wants from Xen, it asks for through `hypercall`.
 """
 
 from __future__ import annotations
@@ -157,7 +157,8 @@ class NativeTask:
         self.api = Native(v, scratch_va)
 
     def step(self) -> None:
-        """Take pending events, run tasks until all wait, then block (unless an event came meanwhile), as an idle loop would."""
+        """Take pending events, run tasks until all wait, then block (unless an event came meanwhile), as an idle loop
+        would."""
         from pyvmm.hypervisor import event_channel
         from pyvmm.hypervisor.hypervisor import block
 

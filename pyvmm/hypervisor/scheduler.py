@@ -1,7 +1,7 @@
 """Who runs next and for how long, and the timers of virtual time.
 
-The scheduler is a policy object that is asked at every decision point; round robin is the default. A policy sees only runnable vCPUs, in
-creation order, so its choice can be recorded and replayed as a small integer.
+The scheduler is a policy object that is asked at every decision point; round robin is the default. A policy sees only
+runnable vCPUs, in creation order, so its choice can be recorded and replayed as a small integer.
 """
 
 from __future__ import annotations
@@ -24,17 +24,19 @@ class Policy(Protocol):
 
 
 class RoundRobin:
-    """The vCPU after the last one, in creation order."""
+    """The vCPU after the last one, by domid and number."""
 
     def pick(self, runnable: Sequence[VCpu], last: VCpu | None) -> VCpu:
         """See `Policy.pick`."""
         if last is None:
             return runnable[0]
-        key = (last.domain.domid, last.vcpu_id)
-        for v in runnable:
-            if (v.domain.domid, v.vcpu_id) > key:
-                return v
-        return runnable[0]
+        key = _key(last)
+        # By domid and not by position: a domid that was used again must not be passed over.
+        return min((v for v in runnable if _key(v) > key), key=_key, default=None) or min(runnable, key=_key)
+
+
+def _key(v: VCpu) -> tuple[int, int]:
+    return v.domain.domid, v.vcpu_id
 
 
 class Timers:

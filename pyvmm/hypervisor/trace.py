@@ -1,8 +1,9 @@
 """One catalogue of typed events for every boundary crossing, and the bus that carries them.
 
-An event is emitted as ``if trace.on: trace.emit(KIND, domid, vcpu_id, *values)``: when nobody listens, the cost is one attribute
-test. Values are ints, strings or bytes, never objects, so that text, digest and other sinks need no knowledge of the emitter.
-Times are virtual nanoseconds. The order of `CATALOGUE` is part of the digest: append, do not reorder.
+An event is emitted as ``if trace.on: trace.emit(KIND, domid, vcpu_id, *values)``: when nobody listens, the cost is
+one attribute test. Values are ints, strings or bytes, never objects, so that text, digest and other sinks need no
+knowledge of the emitter. Times are virtual nanoseconds. The order of `CATALOGUE` is part of the digest: append, do
+not reorder.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def _kind(name: str, fields: str, meaning: str) -> Kind:
 
 
 HYPERCALL = _kind("hypercall", "name a1 a2 a3 a4 a5 result", "a hypercall returned to its caller")
-EXCEPTION = _kind("exception", "vector error rip address", "the guest raised an exception (error -1: the vector has none)")
+EXCEPTION = _kind(
+    "exception", "vector error rip address", "the guest raised an exception (error -1: the vector has none)"
+)
 BOUNCE = _kind("bounce", "vector rip", "an exception frame was pushed and the guest's handler entered")
 EMULATED = _kind("emulated", "mnemonic rip", "a privileged instruction was emulated for the guest")
 UPCALL = _kind("upcall", "rip", "the event callback was entered")

@@ -1,0 +1,109 @@
+"""Hypercalls of which a PV guest gets little more than a well-defined no.
+
+`argo_op`, `tmem_op` and `xenoprof_op` are not in the table at all: -ENOSYS, as from a Xen built without them.
+Facts from Xen 4.17: xen/common/dm.c and kexec.c, xen/arch/x86/hvm/hvm.c, platform_hypercall.c, cpu/vpmu.c,
+xen/include/xsm/dummy.h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pyvmm.abi import errno, platform, xen
+from pyvmm.hypervisor import time
+from pyvmm.hypervisor.errors import XenError
+from pyvmm.hypervisor.hypercalls import hypercall
+from pyvmm.hypervisor.permissions import find_or_esrch, require_privileged
+
+if TYPE_CHECKING:
+    from pyvmm.hypervisor.vcpu import VCpu
+
+HVMOP_SET_PARAM, HVMOP_GET_PARAM = 0, 1  # public/hvm/hvm_op.h
+HVM_PARAM_SIZE = 16
+
+
+@hypercall(xen.HYPERVISOR_xsm_op, "op")
+def xsm_op(v: VCpu, op: int) -> int:
+    """There is no security module but the default one, which has no operations."""
+    return -errno.ENOSYS
+
+
+@hypercall(xen.HYPERVISOR_hvm_op, "op", "arg")
+def hvm_op(v: VCpu, op: int, arg: int) -> int:
+    """Parameters of a domain that is not HVM: -EINVAL. Everything else: -ENOSYS."""
+    if op in (HVMOP_SET_PARAM, HVMOP_GET_PARAM):
+        data = v.copy_in(arg, HVM_PARAM_SIZE)
+        find_or_esrch(v.domain, int.from_bytes(data[:2], "little"))
+        return -errno.EINVAL
+    return -errno.ENOSYS
+
+
+@hypercall(xen.HYPERVISOR_dm_op, "domid", "nr_bufs", "bufs")
+def dm_op(v: VCpu, domid: int, nr_bufs: int, bufs: int) -> int:
+    """A device model's requests: only for another domain (-EPERM for oneself), and only an HVM one (-EINVAL)."""
+    domid &= 0xFFFF
+    if domid in (xen.DOMID_SELF, v.domain.domid):
+        return -errno.EPERM
+    find_or_esrch(v.domain, domid)
+    return -errno.EINVAL
+
+
+@hypercall(xen.HYPERVISOR_kexec_op, "op", "arg")
+def kexec_op(v: VCpu, op: int, arg: int) -> int:
+    """No memory is reserved for a crash kernel, there is nothing to load and nowhere to go."""
+    require_privileged(v.domain)
+    return -errno.ENOSYS
+
+
+@hypercall(xen.HYPERVISOR_hypfs_op, "cmd", "arg1", "arg2", "arg3", "arg4")
+def hypfs_op(v: VCpu, cmd: int, arg1: int, arg2: int, arg3: int, arg4: int) -> int:
+    """The hypervisor's file system is not offered."""
+    require_privileged(v.domain)
+    return -errno.ENOSYS
+
+
+@hypercall(xen.HYPERVISOR_xenpmu_op, "op", "arg")
+def xenpmu_op(v: VCpu, op: int, arg: int) -> int:
+    """Performance counters for guests are off, as they are in Xen unless asked for on its command line."""
+    return -errno.EOPNOTSUPP
+
+
+@hypercall(xen.HYPERVISOR_arch_0, "mca")
+def mca(v: VCpu, mca: int) -> int:
+    """Machine checks (__HYPERVISOR_mca): this machine has none."""
+    require_privileged(v.domain)
+    return -errno.ENOSYS
+
+
+def _settime32(v: VCpu, op: int) -> int:
+    when = platform.xenpf_settime32.unpack(v.copy_in(op, platform.xenpf_settime32.size))
+    time.set_wallclock(v.hv, when.secs, when.nsecs, when.system_time)
+    return 0
+
+
+def _settime64(v: VCpu, op: int) -> int:
+    when = platform.xenpf_settime64.unpack(v.copy_in(op, platform.xenpf_settime64.size))
+    if when.mbz:
+        raise XenError(errno.EINVAL)
+    time.set_wallclock(v.hv, when.secs, when.nsecs, when.system_time)
+    return 0
+
+
+_PLATFORM_OPERATIONS: dict[int, Callable[[VCpu, int], int]] = {
+    platform.XENPF_settime32: _settime32,
+    platform.XENPF_settime64: _settime64,
+}
+
+
+@hypercall(xen.HYPERVISOR_platform_op, "op")
+def platform_op(v: VCpu, op: int) -> int:
+    """XENPF_*: setting the wall clock. -EACCES for another interface version, -EPERM without privilege, else
+    -ENOSYS."""
+    data = v.copy_in(op, platform.xen_platform_op.size)
+    cmd, version = int.from_bytes(data[:4], "little"), int.from_bytes(data[4:8], "little")
+    if version != platform.XENPF_INTERFACE_VERSION:
+        return -errno.EACCES
+    require_privileged(v.domain)
+    operation = _PLATFORM_OPERATIONS.get(cmd)
+    return operation(v, op + platform.xen_platform_op.u.offset) if operation is not None else -errno.ENOSYS

@@ -1,0 +1,69 @@
+"""multicall: many hypercalls for the price of one entry.
+
+Facts from Xen 4.17: public/xen.h (multicall_entry), xen/common/multicall.c, xen/arch/x86/pv/hypercall.c.
+
+Between two entries Xen looks whether something more urgent is to do (the vCPU lost the CPU, an upcall can be
+delivered). If so, it sets the guest back to its `syscall` with the arguments moved on, so the rest is done by a
+second multicall. `VCpu.after_stop` is how that is said here: the run loop calls it once the engine has stopped.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pyvmm.abi import errno, xen
+from pyvmm.hypervisor import hypercalls as hc
+from pyvmm.hypervisor.errors import XenError
+from pyvmm.hypervisor.event_channel import needs_delivery
+from pyvmm.machine import Reg
+
+if TYPE_CHECKING:
+    from pyvmm.hypervisor.vcpu import VCpu
+
+SYSCALL_LENGTH = 2
+_ENTRY: int = xen.multicall_entry.size
+_RESULT: int = xen.multicall_entry.result.offset
+_U64 = (1 << 64) - 1
+
+
+@hc.hypercall(xen.HYPERVISOR_multicall, "call_list", "nr_calls")
+def multicall(v: VCpu, call_list: int, nr_calls: int) -> int:
+    """Serve `nr_calls` entries, storing each result. 0, -EFAULT (the list itself), -EINVAL (a multicall in a
+    multicall)."""
+    if v.in_multicall:
+        return -errno.EINVAL
+    v.in_multicall = True
+    try:
+        return _serve(v, call_list, nr_calls & 0xFFFF_FFFF)
+    finally:
+        v.in_multicall = False
+
+
+def _serve(v: VCpu, call_list: int, nr_calls: int) -> int:
+    hv = v.hv
+    unpack = xen.multicall_entry.unpack
+    for i in range(nr_calls):
+        if i and v.native is None and (hv.leave or not v.runnable or needs_delivery(v)):
+            v.after_stop = partial(_restart, v, call_list, nr_calls - i)
+            return 0
+        try:
+            entry = unpack(v.copy_in(call_list, _ENTRY))
+        except XenError:
+            return -errno.EFAULT
+        number = entry.op & 0xFFFF_FFFF
+        result = hc.call(v, number, *entry.args[: hc.MAX_ARGS])
+        try:
+            v.copy_out(call_list + _RESULT, (result & _U64).to_bytes(8, "little"))
+        except XenError:
+            return -errno.EFAULT
+        if number == xen.HYPERVISOR_iret:
+            return result  # it replaces the registers, and ends the multicall
+        call_list += _ENTRY
+    return 0
+
+
+def _restart(v: VCpu, call_list: int, nr_calls: int) -> None:
+    machine = v.hv.machine
+    rip = machine.get(Reg.RIP) - SYSCALL_LENGTH
+    machine.set_many([Reg.RIP, Reg.RAX, Reg.RDI, Reg.RSI], [rip, xen.HYPERVISOR_multicall, call_list, nr_calls])

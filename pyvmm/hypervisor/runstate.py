@@ -1,0 +1,90 @@
+"""What a vCPU is doing: its RUNSTATE_* account, blocking and waking, and the guest's own copy of the account.
+
+Facts from Xen 4.17: xen/common/sched/core.c (vcpu_runstate_change, vcpu_runstate_get, vcpu_block, vcpu_unblock),
+xen/arch/x86/domain.c (update_runstate_area), public/vcpu.h.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyvmm.abi import vcpu as abi
+from pyvmm.abi import xen
+from pyvmm.hypervisor import trace
+from pyvmm.hypervisor.errors import XenError
+from pyvmm.hypervisor.vcpu import Runstate
+
+if TYPE_CHECKING:
+    from pyvmm.hypervisor.vcpu import VCpu
+
+_ENTRY_TIME = abi.vcpu_runstate_info.state_entry_time.offset
+_FLAG_BYTE = _ENTRY_TIME + 7  # the byte that holds XEN_RUNSTATE_UPDATE (bit 63)
+
+
+def set_runstate(v: VCpu, state: Runstate) -> None:
+    """Account the time since the last change to the state that ends, and enter `state`. No change, no new entry
+    time."""
+    old = v.runstate
+    if old == state:
+        return
+    now = v.hv.machine.now
+    v.runstate_times[old] += now - v.runstate_entered
+    v.runstate = state
+    v.runstate_entered = now
+
+
+def block(v: VCpu) -> None:
+    """Take `v` off the CPU until `wake`."""
+    if not v.blocked:
+        v.blocked = True
+        v.hv.leave = True
+        if v.hv.trace.on:
+            v.hv.trace.emit(trace.BLOCK, v.domain.domid, v.vcpu_id)
+
+
+def wake(v: VCpu) -> None:
+    """End `v`'s block or poll, if it is in one; whoever runs is asked to make room for it."""
+    if v.blocked:
+        v.blocked = False
+        if v.poll_ports is not None:
+            v.poll_ports = None
+            v.hv.timers.cancel(("poll", v))
+        if v.runstate == Runstate.BLOCKED:
+            set_runstate(v, Runstate.RUNNABLE)
+        v.hv.leave = True
+        if v.hv.trace.on:
+            v.hv.trace.emit(trace.WAKE, v.domain.domid, v.vcpu_id)
+
+
+def info(v: VCpu, *, current: bool = True) -> bytes:
+    """struct vcpu_runstate_info of `v`. `current` adds the time spent so far in the state it is in
+    (VCPUOP_get_runstate_info)."""
+    times = list(v.runstate_times)
+    if current:
+        times[v.runstate] += v.hv.machine.now - v.runstate_entered
+    data: bytes = abi.vcpu_runstate_info.pack(state=int(v.runstate), state_entry_time=v.runstate_entered, time=times)
+    return data
+
+
+def update_area(v: VCpu) -> None:
+    """Bring the memory that VCPUOP_register_runstate_memory_area named up to date; done at every switch to or from `v`.
+
+    With the runstate_update_flag assist the entry time carries XEN_RUNSTATE_UPDATE while the rest is being written,
+    so that another vCPU of the guest can see that it reads a record in flux. A guest that took the memory away loses
+    the update, nothing else.
+    """
+    va = v.runstate_va
+    if not va:
+        return
+    data = info(v, current=False)
+    try:
+        if v.domain.vm_assist >> xen.VMASST_TYPE_runstate_update_flag & 1:
+            flagged = bytearray(data)
+            flagged[_FLAG_BYTE] |= 0x80
+            v.copy_out(va + _FLAG_BYTE, bytes(flagged[_FLAG_BYTE : _FLAG_BYTE + 1]))
+            v.copy_out(va, bytes(flagged))
+            v.copy_out(va + _FLAG_BYTE, data[_FLAG_BYTE : _FLAG_BYTE + 1])
+        else:
+            v.copy_out(va, data)
+    except XenError:
+        pass  # Xen ignores the fault, too
