@@ -23,6 +23,12 @@ static const struct group { const char *name; void (*run)(void); } groups[] = {
     {"sched", check_sched},
     {"vcpu", check_vcpu},
     {"smp", check_smp},
+    {"grants", check_grants},
+    {"reservation", check_reservation},
+    {"multicall", check_multicall},
+    {"misc", check_misc},
+    {"user", check_user},
+    {"store", check_store},
 };
 static const char *group;
 static u32 cases, failed;

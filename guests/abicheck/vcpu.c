@@ -140,6 +140,8 @@ void check_smp(void)
         hypercall_sched_op(SCHEDOP_yield, NULL);
     struct vcpu_runstate_info r = {0};
     answer("get_runstate_info: vcpu 1", op(VCPUOP_get_runstate_info, 1, &r), 0);
+    for (end = now() + 5000000000UL; r.state != 3 && now() < end;)
+        op(VCPUOP_get_runstate_info, 1, &r); /* on another processor it may still be on its way out */
     equal("it is offline", r.state, 3);
     event_close(ipi_port);
 }

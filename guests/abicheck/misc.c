@@ -1,0 +1,123 @@
+/* multicall, vm_assist, callback_op, nmi_op, physdev_op, and what only dom0 may call. */
+#include "check.h"
+
+void check_multicall(void)
+{
+    u64 bits = 0;
+    struct multicall_entry calls[] = {
+        {HYPERVISOR_xen_version, 99, {XENVER_version}},
+        {HYPERVISOR_event_channel_op, 99, {EVTCHNOP_send, (u64)WILD}},
+        {4096, 99, {0}},
+        {HYPERVISOR_xen_version, 99, {XENVER_platform_parameters, (u64)&bits}},
+        {HYPERVISOR_multicall, 99, {0, 0}},
+    };
+    answer("none", hypercall_multicall(WILD, 0), 0);
+    answer("five calls", hypercall_multicall(calls, COUNT(calls)), 0);
+    answer("the first's result", (s64)calls[0].result, 4 << 16 | 17);
+    answer("the second's: -EFAULT, and on it goes", (s64)calls[1].result, -EFAULT);
+    answer("the third's: no such number", (s64)calls[2].result, -ENOSYS);
+    answer("the fourth's", (s64)calls[3].result, 0);
+    equal("it has written", bits, M2P_TABLE);
+    answer("the fifth's: no multicall within", (s64)calls[4].result, -EINVAL);
+    answer("bad pointer", hypercall_multicall(WILD, 1), -EFAULT);
+    void *page = page_alloc();
+    u64 pte = va_to_mfn(page) << PAGE_SHIFT | PTE_P | PTE_U;
+    struct multicall_entry two[] = {{HYPERVISOR_update_va_mapping, 99, {(u64)page, pte, UVMF_INVLPG}},
+                                    {HYPERVISOR_update_va_mapping, 99, {(u64)page, pte | PTE_W, UVMF_INVLPG}}};
+    answer("two mappings", hypercall_multicall(two, 2), 0);
+    check(two[0].result == 0 && two[1].result == 0 && pte_read((u64)page) & PTE_W, "both were done, in order");
+    page_free(page);
+}
+
+static void assists(void)
+{
+    answer("vm_assist: enable 4gb_segments", hypercall_vm_assist(VMASST_CMD_enable, VMASST_TYPE_4gb_segments), 0);
+    answer("vm_assist: disable 4gb_segments", hypercall_vm_assist(VMASST_CMD_disable, VMASST_TYPE_4gb_segments), 0);
+    answer("vm_assist: pae_extended_cr3", hypercall_vm_assist(VMASST_CMD_disable, VMASST_TYPE_pae_extended_cr3), 0);
+    answer("vm_assist: runstate_update_flag", hypercall_vm_assist(VMASST_CMD_enable, VMASST_TYPE_runstate_update_flag), 0);
+    hypercall_vm_assist(VMASST_CMD_disable, VMASST_TYPE_runstate_update_flag);
+    answer("vm_assist: m2p_strict", hypercall_vm_assist(VMASST_CMD_disable, VMASST_TYPE_m2p_strict), 0);
+    answer("vm_assist: no such type", hypercall_vm_assist(VMASST_CMD_enable, 31), -EINVAL);
+    answer("vm_assist: type 64", hypercall_vm_assist(VMASST_CMD_enable, 64), -EINVAL);
+    answer("vm_assist: no such command", hypercall_vm_assist(9, VMASST_TYPE_4gb_segments), -ENOSYS);
+}
+
+static void callbacks(void)
+{
+    struct callback_register r = {CALLBACKTYPE_event, 0, upcall_entry};
+    struct callback_unregister u = {CALLBACKTYPE_event};
+    answer("callback_op: register event", hypercall_callback_op(CALLBACKOP_register, &r), 0);
+    answer("callback_op: unregister event", hypercall_callback_op(CALLBACKOP_unregister, &u), -EINVAL);
+    r = (struct callback_register){CALLBACKTYPE_syscall, 1, syscall_entry};
+    answer("callback_op: register syscall, masking events", hypercall_callback_op(CALLBACKOP_register, &r), 0);
+    r.flags = 0;
+    answer("callback_op: register syscall", hypercall_callback_op(CALLBACKOP_register, &r), 0);
+    r = (struct callback_register){CALLBACKTYPE_event, 0, 0x800000000000UL};
+    answer("callback_op: register a non-canonical address", hypercall_callback_op(CALLBACKOP_register, &r), -EINVAL);
+    r = (struct callback_register){3, 0, upcall_entry};
+    answer("callback_op: register no such type", hypercall_callback_op(CALLBACKOP_register, &r), -ENOSYS);
+    answer("callback_op: bad pointer", hypercall_callback_op(CALLBACKOP_register, WILD), -EFAULT);
+    answer("callback_op: unregister bad pointer", hypercall_callback_op(CALLBACKOP_unregister, WILD), -EFAULT);
+    answer("callback_op: no such command", hypercall_callback_op(9, NULL), -ENOSYS);
+    answer("set_callbacks", hypercall(4, upcall_entry, failsafe_entry, syscall_entry, 0, 0), 0);
+}
+
+SNIPPET(do_cli, "cli");
+SNIPPET(do_sti, "sti");
+SNIPPET(do_in80, "in $0x80, %al");
+
+static s64 vector(const void *code)
+{
+    struct probe p = {0};
+    probe(&p, code);
+    return p.vector;
+}
+
+static void physdev(void)
+{
+    struct physdev_set_iopl iopl = {4};
+    answer("physdev_op: set_iopl 4", hypercall_physdev_op(PHYSDEVOP_set_iopl, &iopl), -EINVAL);
+    iopl.iopl = 1;
+    answer("physdev_op: set_iopl 1", hypercall_physdev_op(PHYSDEVOP_set_iopl, &iopl), 0);
+    answer("with it cli is ignored", vector(do_cli), -1);
+    answer("and so is sti", vector(do_sti), -1);
+    equal("they do not change the mask", shared_info->vcpu_info[0].evtchn_upcall_mask, 0);
+    answer("in from port 0x80 is emulated, with or without the port", vector(do_in80), -1);
+    iopl.iopl = 0;
+    answer("physdev_op: set_iopl 0", hypercall_physdev_op(PHYSDEVOP_set_iopl, &iopl), 0);
+    answer("then cli faults again", vector(do_cli), 13);
+    answer("physdev_op: set_iopl bad pointer", hypercall_physdev_op(PHYSDEVOP_set_iopl, WILD), -EFAULT);
+    struct { u64 bitmap; u32 ports; } map = {0, 65537};
+    answer("physdev_op: set_iobitmap of 65537 ports", hypercall_physdev_op(PHYSDEVOP_set_iobitmap, &map), -EINVAL);
+    answer("physdev_op: no such command", hypercall_physdev_op(99, NULL), -ENOSYS);
+}
+
+static void control(void)
+{
+    u32 words[64] = {0};
+    answer("domctl: bad pointer", hypercall_domctl(WILD), -EFAULT);
+    answer("domctl: no such interface version", hypercall_domctl(words), -EACCES);
+    answer("sysctl: bad pointer", hypercall_sysctl(WILD), -EFAULT);
+    answer("sysctl: no such interface version", hypercall_sysctl(words), -EACCES);
+    words[0] = 5; /* getdomaininfo */
+    words[1] = 0x15;
+    words[2] = 4242;
+    answer("domctl: getdomaininfo of no domain", hypercall_domctl(words), -ESRCH);
+    answer("platform_op: bad pointer", hypercall(7, (u64)WILD, 0, 0, 0, 0), -EFAULT);
+    answer("hvm_op: no such command", hypercall_hvm_op(99, NULL), -ENOSYS);
+    answer("xsm_op without a policy", hypercall(27, (u64)WILD, 0, 0, 0, 0), -ENOSYS);
+    answer("tmem_op is no more", hypercall(38, 0, 0, 0, 0, 0), -ENOSYS);
+    answer("argo_op: off", hypercall(39, 1, 0, 0, 0, 0), -ENOSYS);
+    answer("xenpmu_op: off", hypercall(40, 99, 0, 0, 0, 0), -EOPNOTSUPP);
+    answer("mca: for dom0", hypercall(48, (u64)WILD, 0, 0, 0, 0), by_role(-EFAULT, -EPERM));
+    answer("nmi_op: no such command", hypercall_nmi_op(9, NULL), -ENOSYS);
+    answer("nmi_op: register bad pointer", hypercall_nmi_op(0, WILD), -EFAULT);
+}
+
+void check_misc(void)
+{
+    assists();
+    callbacks();
+    physdev();
+    control();
+}
