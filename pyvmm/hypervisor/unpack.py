@@ -1,0 +1,89 @@
+"""What a kernel file may be wrapped in: gzip, or Linux's bzImage around a compressed ELF.
+
+Sources: Linux's Documentation/arch/x86/boot.rst (the boot header: offsets of `HdrS`, `setup_sects`,
+`payload_offset`, `payload_length`,
+and that the payload's last four bytes hold its uncompressed size), RFC 1952 and each format's magic number.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import struct
+import zlib
+from collections.abc import Callable
+
+from pyvmm.errors import ImageError
+
+LIMIT = 1 << 30  # bytes; what libxc allows a kernel or a ramdisk to unpack to
+
+GZIP = b"\x1f\x8b"
+BOOT_MAGIC, BOOT_MAGIC_AT = b"HdrS", 0x202
+SETUP_SECTS_AT, BOOT_VERSION_AT, PAYLOAD_AT = 0x1F1, 0x206, 0x248
+PAYLOAD_SINCE = 0x208  # boot protocol 2.08 introduced payload_offset and payload_length
+SECTOR = 512
+
+
+def _gunzip(data: bytes) -> bytes:
+    decoder = zlib.decompressobj(wbits=31)
+    return decoder.decompress(data, LIMIT + 1)
+
+
+def _bunzip2(data: bytes) -> bytes:
+    return bz2.BZ2Decompressor().decompress(data, LIMIT + 1)
+
+
+def _unlzma(data: bytes) -> bytes:
+    return lzma.LZMADecompressor(lzma.FORMAT_AUTO).decompress(data, LIMIT + 1)
+
+
+# (magic number, name, how to unpack it; None where Python has no decoder for it)
+FORMATS: tuple[tuple[bytes, str, Callable[[bytes], bytes] | None], ...] = (
+    (GZIP, "gzip", _gunzip),
+    (b"BZh", "bzip2", _bunzip2),
+    (b"\xfd7zXZ\x00", "xz", _unlzma),
+    (b"\x5d\x00\x00", "lzma", _unlzma),
+    (b"\x89LZO", "lzo", None),
+    (b"\x02\x21\x4c\x18", "lz4", None),
+    (b"\x28\xb5\x2f\xfd", "zstd", None),
+)
+
+
+def decompress(data: bytes, path: str) -> bytes:
+    """`data` unpacked once if it begins with a known compression's magic number, else as it is. `ImageError` when it
+    is
+    damaged, unpacks to more than `LIMIT` bytes, or is of a kind Python's library cannot unpack."""
+    for magic, name, unpack in FORMATS:
+        if data.startswith(magic):
+            if unpack is None:
+                raise ImageError(f"{path}: compressed with {name}, which is not supported; unpack it first")
+            try:
+                out = unpack(data)
+            except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError) as error:
+                raise ImageError(f"{path}: damaged {name} data: {error}") from None
+            if len(out) > LIMIT:
+                raise ImageError(f"{path}: unpacks to more than {LIMIT >> 20} MiB")
+            return out
+    return data
+
+
+def payload(data: bytes, path: str) -> bytes:
+    """The compressed kernel inside a bzImage, or `data` itself when it is not one."""
+    if len(data) < PAYLOAD_AT + 8 or data[BOOT_MAGIC_AT : BOOT_MAGIC_AT + 4] != BOOT_MAGIC:
+        return data
+    (version,) = struct.unpack_from("<H", data, BOOT_VERSION_AT)
+    if version < PAYLOAD_SINCE:
+        raise ImageError(
+            f"{path}: a bzImage of boot protocol {version >> 8}.{version & 0xFF:02}, which has no payload to boot"
+        )
+    setup_sectors = data[SETUP_SECTS_AT] or 4  # 0 stands for 4
+    offset, length = struct.unpack_from("<II", data, PAYLOAD_AT)
+    start = (setup_sectors + 1) * SECTOR + offset
+    if not length or start + length > len(data):
+        raise ImageError(f"{path}: a truncated bzImage: its payload is not in the file")
+    return data[start : start + length]
+
+
+def unwrap(data: bytes, path: str) -> bytes:
+    """The ELF file in `data`: a gzipped kernel or a bzImage is unpacked, anything else comes back unchanged."""
+    return decompress(payload(decompress(data, path), path), path)
