@@ -107,6 +107,7 @@ iret_context = Struct(
     ("rsp", u64),
     ("ss", u64),
 )
+"""What HYPERVISOR_iret takes from the guest's kernel stack."""
 
 cpu_user_regs = Struct(
     "cpu_user_regs",
@@ -145,8 +146,11 @@ cpu_user_regs = Struct(
     ("gs", u16),
     ("_pad6", u16 * 3),
 )
+"""Registers as domctl and vcpu_op exchange them. Under older names some members are narrower; these are the full
+ones."""
 
 arch_vcpu_info = Struct("arch_vcpu_info", ("cr2", u64), ("pad", u64))
+"""The fault address of a vCPU's last page fault."""
 
 trap_info = Struct(
     "trap_info",
@@ -155,6 +159,7 @@ trap_info = Struct(
     ("cs", u16),
     ("address", u64),
 )
+"""One entry of set_trap_table. A zero address ends the table."""
 
 vcpu_guest_context = Struct(
     "vcpu_guest_context",
@@ -178,6 +183,8 @@ vcpu_guest_context = Struct(
     ("gs_base_kernel", u64),
     ("gs_base_user", u64),
 )
+"""The whole state of a PV vCPU, for VCPUOP_initialise and XEN_DOMCTL_setvcpucontext. ctrlreg[3] and [1] hold the
+frame numbers of the kernel and user page tables, as cr3 values."""
 
 arch_shared_info = Struct(
     "arch_shared_info",
@@ -188,6 +195,7 @@ arch_shared_info = Struct(
     ("p2m_vaddr", u64),
     ("p2m_generation", u64),
 )
+"""Where the guest keeps its physical-to-machine table, for the tools that save it."""
 
 xen_arch_domainconfig = Struct("xen_arch_domainconfig", ("emulation_flags", u32), ("misc_flags", u32))
 

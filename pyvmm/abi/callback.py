@@ -1,6 +1,7 @@
 """Registration of a guest's entry points (callback_op).
 
 Source: Xen 4.17 public/callback.h.
+The argument of `CALLBACKOP_x` is the structure `callback_x`.
 """
 
 from pyvmm.abi.layout import Struct, number_names, u16, u64

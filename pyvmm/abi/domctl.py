@@ -22,6 +22,7 @@ XEN_DOMCTL_CDF_nested_virt = 1 << 6
 XEN_DOMCTL_CDF_vpmu = 1 << 7
 XEN_DOMCTL_CDF_MAX = 128
 
+# xen_domctl_createdomain: .iommu_opts, .grant_opts.
 XEN_DOMCTL_IOMMU_no_sharept = 1 << 0
 XEN_DOMCTL_IOMMU_MAX = 1
 XEN_DOMCTL_GRANT_version_mask = 0xF
@@ -36,9 +37,10 @@ XEN_DOMINF_running = 1 << 5
 XEN_DOMINF_debugged = 1 << 6
 XEN_DOMINF_xs_domain = 1 << 7
 XEN_DOMINF_hap = 1 << 8
-XEN_DOMINF_shutdownmask = 255
+XEN_DOMINF_shutdownmask = 0xFF  # the SHUTDOWN_* reason, once shifted
 XEN_DOMINF_shutdownshift = 16
 
+# xen_domctl_getdomaininfo.max_vcpu_id of a domain without vCPUs.
 XEN_INVALID_MAX_VCPU_ID = 0xFFFFFFFF
 
 # Type bits in the entries of xen_domctl_getpageframeinfo3.array.
@@ -82,11 +84,14 @@ XEN_SCHEDULER_ARINC653 = 7
 XEN_SCHEDULER_RTDS = 8
 XEN_SCHEDULER_NULL = 9
 
+# xen_domctl_sched_rtds.flags; xen_domctl_scheduler_op.cmd.
 XEN_DOMCTL_SCHEDRT_extra = 1 << 0
 XEN_DOMCTL_SCHEDOP_putinfo = 0
 XEN_DOMCTL_SCHEDOP_getinfo = 1
 XEN_DOMCTL_SCHEDOP_putvcpuinfo = 2
 XEN_DOMCTL_SCHEDOP_getvcpuinfo = 3
+
+# xen_cpuid_leaf.subleaf of leaves that have none.
 XEN_CPUID_INPUT_UNUSED = 0xFFFFFFFF
 
 # Commands.

@@ -1,6 +1,7 @@
 """Event channels: ports on which domains, virtual interrupts and vCPUs signal each other.
 
 Source: Xen 4.17 public/event_channel.h.
+The argument of `EVTCHNOP_x` is the structure `evtchn_x`.
 """
 
 from pyvmm.abi.layout import Struct, Union, number_names, u8, u16, u32, u64
@@ -136,6 +137,7 @@ evtchn_op = Struct(
         ),
     ),
 )
+"""Argument of the old event_channel_op_compat."""
 
 evtchn_fifo_control_block = Struct(
     "evtchn_fifo_control_block",
@@ -143,6 +145,7 @@ evtchn_fifo_control_block = Struct(
     ("_rsvd", u32),
     ("head", u32 * 16),
 )
+"""Queue heads of one vCPU in the FIFO ABI."""
 
 EVTCHNOP_NAMES = number_names(globals(), "EVTCHNOP_", keep=False)
 EVTCHNSTAT_NAMES = number_names(globals(), "EVTCHNSTAT_", keep=False)

@@ -24,5 +24,4 @@ XENFEAT_not_direct_mapped = 16
 XENFEAT_direct_mapped = 17
 XENFEAT_NR_SUBMAPS = 1
 
-
 XENFEAT_NAMES = number_names(globals(), "XENFEAT_", keep=False)

@@ -1,6 +1,7 @@
 """Grant tables: how a domain lets another one map or copy its frames.
 
 Source: Xen 4.17 public/grant_table.h.
+The argument of `GNTTABOP_x` is an array of `gnttab_x` (of one element for those that concern the whole table).
 """
 
 from pyvmm.abi.layout import Struct, Union, handle, number_names, s16, u16, u32, u64
@@ -80,6 +81,7 @@ grant_entry_v1 = Struct(
     ("domid", u16),
     ("frame", u32),
 )
+"""An entry in version 1 of the table. While in use Xen sets GTF_reading and GTF_writing in `flags`."""
 
 grant_entry_header = Struct("grant_entry_header", ("flags", u16), ("domid", u16))
 
@@ -94,6 +96,7 @@ grant_entry_v2 = Union(
     ),
     ("__spacer", u32 * 4),
 )
+"""An entry in version 2 of the table, by its type; its status is a u16 of its own."""
 
 gnttab_map_grant_ref = Struct(
     "gnttab_map_grant_ref",
@@ -138,6 +141,7 @@ gnttab_copy_ptr = Struct(
     ("domid", u16),
     ("offset", u16),
 )
+"""One end of a copy: a grant reference or a frame of the caller."""
 
 gnttab_copy = Struct(
     "gnttab_copy",

@@ -1,6 +1,7 @@
 """Scheduling by a guest's own wish: yield, block, poll, shutdown, watchdogs.
 
 Source: Xen 4.17 public/sched.h.
+The argument of `SCHEDOP_x` is the structure `sched_x`, where it has one.
 """
 
 from pyvmm.abi.layout import Struct, handle, number_names, s32, u16, u32, u64

@@ -1,6 +1,8 @@
 """One vCPU: bringing it up and down, its runstate, timers and its own info areas (vcpu_op).
 
 Source: Xen 4.17 public/vcpu.h.
+The argument of `VCPUOP_x` is the structure `vcpu_x` (`vcpu_runstate_info` for the runstate, `vcpu_guest_context` for
+initialise).
 """
 
 from pyvmm.abi.layout import Struct, Union, handle, number_names, s32, u32, u64
@@ -11,6 +13,15 @@ VCPUOP_up = 1
 VCPUOP_down = 2
 VCPUOP_is_up = 3
 VCPUOP_get_runstate_info = 4
+VCPUOP_register_runstate_memory_area = 5
+VCPUOP_set_periodic_timer = 6
+VCPUOP_stop_periodic_timer = 7
+VCPUOP_set_singleshot_timer = 8
+VCPUOP_stop_singleshot_timer = 9
+VCPUOP_register_vcpu_info = 10
+VCPUOP_send_nmi = 11
+VCPUOP_get_physid = 12
+VCPUOP_register_vcpu_time_memory_area = 13
 
 # In vcpu_runstate_info.state_entry_time while Xen is updating it.
 XEN_RUNSTATE_UPDATE = 1 << 63
@@ -21,21 +32,8 @@ RUNSTATE_runnable = 1
 RUNSTATE_blocked = 2
 RUNSTATE_offline = 3
 
-# Sub-operations.
-VCPUOP_register_runstate_memory_area = 5
-VCPUOP_set_periodic_timer = 6
-VCPUOP_stop_periodic_timer = 7
-VCPUOP_set_singleshot_timer = 8
-VCPUOP_stop_singleshot_timer = 9
-
 # vcpu_set_singleshot_timer.flags.
 VCPU_SSHOTTMR_future = 1 << 0
-
-# Sub-operations.
-VCPUOP_register_vcpu_info = 10
-VCPUOP_send_nmi = 11
-VCPUOP_get_physid = 12
-VCPUOP_register_vcpu_time_memory_area = 13
 
 vcpu_runstate_info = Struct(
     "vcpu_runstate_info",
@@ -43,6 +41,7 @@ vcpu_runstate_info = Struct(
     ("state_entry_time", u64),
     ("time", u64 * 4),
 )
+"""How long, in nanoseconds, a vCPU was in each state, and since when it is in its present one."""
 
 vcpu_register_runstate_memory_area = Struct(
     "vcpu_register_runstate_memory_area", ("addr", Union("addr", ("h", handle), ("v", handle), ("p", u64)))

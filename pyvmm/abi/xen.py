@@ -179,8 +179,11 @@ mmuext_op = Struct(
     ("arg1", Union("arg1", ("mfn", u64), ("linear_addr", u64))),
     ("arg2", Union("arg2", ("nr_ents", u32), ("vcpumask", handle), ("src_mfn", u64))),
 )
+"""One element of mmuext_op's array; which members count depends on the command."""
 
 mmu_update = Struct("mmu_update", ("ptr", u64), ("val", u64))
+"""One element of mmu_update's array: machine address of a page-table entry (its low two bits say what to do) and
+its new value."""
 
 multicall_entry = Struct(
     "multicall_entry",
@@ -188,6 +191,7 @@ multicall_entry = Struct(
     ("result", u64),
     ("args", u64 * 6),
 )
+"""One call of a multicall. `result` is written by Xen."""
 
 vcpu_time_info = Struct(
     "vcpu_time_info",
@@ -200,6 +204,8 @@ vcpu_time_info = Struct(
     ("flags", u8),
     ("pad1", u8 * 2),
 )
+"""The clock as seen by one vCPU: nanoseconds = system_time + ((tsc - tsc_timestamp) << tsc_shift) *
+tsc_to_system_mul >> 32. `version` is odd while Xen is writing."""
 
 vcpu_info = Struct(
     "vcpu_info",
@@ -209,6 +215,7 @@ vcpu_info = Struct(
     ("arch", arch_vcpu_info),
     ("time", vcpu_time_info),
 )
+"""A vCPU's event flags and clock, in the shared info page or where VCPUOP_register_vcpu_info put it."""
 
 shared_info = Struct(
     "shared_info",
@@ -221,6 +228,8 @@ shared_info = Struct(
     ("wc_sec_hi", u32),
     ("arch", arch_shared_info),
 )
+"""The page that Xen shares with a domain: events of the 2-level ABI, wall clock, and what the guest tells its
+tools."""
 
 start_info = Struct(
     "start_info",
@@ -247,6 +256,8 @@ start_info = Struct(
     ("first_p2m_pfn", u64),
     ("nr_p2m_frames", u64),
 )
+"""The page that RSI points to when a PV kernel starts. `shared_info` is a machine address in bytes; `console` is
+`.domU` unless SIF_INITDOMAIN is set."""
 
 xen_multiboot_mod_list = Struct(
     "xen_multiboot_mod_list",
@@ -255,6 +266,7 @@ xen_multiboot_mod_list = Struct(
     ("cmdline", u32),
     ("pad", u32),
 )
+"""One module, where SIF_MULTIBOOT_MOD is set."""
 
 dom0_vga_console_info = Struct(
     "dom0_vga_console_info",
@@ -301,10 +313,13 @@ dom0_vga_console_info = Struct(
         ),
     ),
 )
+"""The hardware domain's console, at `start_info.console.dom0.info_off`."""
 
 xen_uuid_t = Struct("xen_uuid_t", ("a", u8 * 16))
+"""A UUID, most significant byte first."""
 
 xenctl_bitmap = Struct("xenctl_bitmap", ("bitmap", handle), ("nr_bits", u32))
+"""A bitmap in the caller's memory, lowest bit first."""
 
 HYPERCALL_NAMES = number_names(globals(), "HYPERVISOR_", keep=False)
 """Hypercall number to name (`32: "event_channel_op"`)."""

@@ -16,7 +16,8 @@ from types import ModuleType
 import pytest
 
 import pyvmm.abi
-from pyvmm.abi import layout
+from pyvmm.abi import errno, layout
+from pyvmm.abi.io import xs_wire
 from pyvmm.abi.layout import Array, Scalar, Struct, Union
 
 pytestmark = pytest.mark.debian("libxen-dev", "gcc")
@@ -137,6 +138,13 @@ def test_a_wrong_table_is_noticed(tmp_path: Path) -> None:
     theirs = headers_say([statement for _, statement in ours.values()], tmp_path)
     differing = {key for key, (value, _) in ours.items() if theirs[key] != value}
     assert differing == {"x", "x.dom:", "x.port", "x.status"}
+
+
+def test_xenstore_errors(tmp_path: Path) -> None:
+    loop = "for (size_t i = 0; i < sizeof(xsd_errors) / sizeof(*xsd_errors); i++)"
+    theirs = headers_say([loop + " NUMBER(xsd_errors[i].errstring, xsd_errors[i].errnum)"], tmp_path)
+    assert tuple(theirs) == xs_wire.XSD_ERRORS
+    assert {name: int(number) for name, number in theirs.items()} == {name: getattr(errno, name) for name in theirs}
 
 
 # What the headers define and we leave out on purpose. Anything else must be in the module that is called as the header.

@@ -14,3 +14,4 @@ xencons_interface = Struct(
     ("out_cons", u32),
     ("out_prod", u32),
 )
+"""`in_` flows from the daemon to the guest, `out` from the guest to the daemon."""

@@ -6,23 +6,14 @@ Source: Xen 4.17 public/io/xenbus.h.
 from pyvmm.abi.layout import number_names
 
 XenbusStateUnknown = 0
-
 XenbusStateInitialising = 1
-
 XenbusStateInitWait = 2
-
 XenbusStateInitialised = 3
-
 XenbusStateConnected = 4
-
 XenbusStateClosing = 5
-
 XenbusStateClosed = 6
-
 XenbusStateReconfiguring = 7
-
 XenbusStateReconfigured = 8
-
 
 XENBUS_STATE_NAMES = number_names(globals(), "XenbusState", keep=False)
 

@@ -62,6 +62,7 @@ xsd_sockmsg = Struct(
     ("tx_id", u32),
     ("len", u32),
 )
+"""Header of every message; `len` bytes of payload follow."""
 
 xenstore_domain_interface = Struct(
     "xenstore_domain_interface",
@@ -75,6 +76,7 @@ xenstore_domain_interface = Struct(
     ("connection", u32),
     ("error", u32),
 )
+"""The page: requests flow from the guest, responses and watch events to it."""
 
 XS_NAMES = {
     n: name for n, name in number_names(globals(), "XS_", keep=False).items() if name not in {"TYPE_COUNT", "INVALID"}
