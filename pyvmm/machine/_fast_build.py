@@ -34,7 +34,7 @@ void pv_read_many(pv_engine *e, int *regs, uint64_t *values, int n);
 void pv_write_many(pv_engine *e, int *regs, uint64_t *values, int n);
 
 extern "Python" uint64_t pv_py_syscall(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
-extern "Python" void pv_py_plan(uint64_t, uint32_t, pv_plan *);
+extern "Python" void pv_py_plan(uint64_t, uint32_t, uint32_t, pv_plan *);
 extern "Python" uint32_t pv_py_tail(uint64_t, uint32_t, uint64_t);
 extern "Python" void pv_py_calibrate(void);
 """)

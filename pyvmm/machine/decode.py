@@ -1,4 +1,4 @@
-"""Disassembly, by capstone: for reports, for the emulators above, and to find the instructions of a block."""
+"""Disassembly, by capstone: for reports and for the emulators above."""
 
 from __future__ import annotations
 
@@ -56,11 +56,6 @@ def _detailed() -> Any:
     return engine
 
 
-@cache
-def _plain() -> Any:
-    return capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-
-
 #: Instructions that store to memory although no explicit operand says so.
 _IMPLICIT_STORES = ("push", "call", "stos", "movs", "ins", "enter", "fxsave", "fnsave", "fnstenv", "fnstcw", "fnstsw",
                     "stmxcsr", "maskmov", "sgdt", "sidt", "sldt", "str", "smsw", "cmpxchg8b", "cmpxchg16b")  # fmt: skip
@@ -101,15 +96,3 @@ def decode(code: bytes, va: int) -> Insn | None:
 def disassemble(code: bytes, va: int, n: int = 0) -> list[Insn]:
     """At most `n` (0: all) instructions; stops at the first byte that is not an instruction."""
     return [_insn(raw) for raw in _detailed().disasm(code, va, n)]
-
-
-def boundaries(code: bytes) -> list[int]:
-    """The lengths of the instructions in `code`, in order. Bytes that capstone cannot decode end as one instruction.
-
-    A translated block can end in bytes that are no instruction (they raise #UD), never have them in the middle.
-    """
-    sizes = [size for _, size, _, _ in _plain().disasm_lite(code, 0)]
-    rest = len(code) - sum(sizes)
-    if rest:
-        sizes.append(rest)
-    return sizes

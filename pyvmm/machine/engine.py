@@ -155,13 +155,15 @@ class Engine:
             n -= part
         return b"".join(parts)
 
-    def plan(self, pc: int, size: int) -> Plan:
-        """The plan for the block of `size` bytes at `pc`. Plans are kept by content, so they cannot be stale."""
+    def plan(self, pc: int, size: int, count: int = 0) -> Plan:
+        """The plan for the block of `size` bytes at `pc`; `count` is the engine's number of instructions, 0 if not known.
+
+        Plans are kept by content, so they cannot be stale.
+        """
         code = self.fetch(pc, size)
         plan = self._plans.get(code)
         if plan is None:
-            plan = opcodes.plan(code)
-            self._plans[code] = plan
+            plan = self._plans[code] = opcodes.plan(code, count)
         return plan
 
     # Running.

@@ -5,7 +5,8 @@
  *
  *   A plan (number of instructions, kind) is a function of a block's bytes. It is kept by physical address and size in `plans`,
  *   and by linear address and size, for the current address space only, in `near`. Whenever Unicorn translates a block it
- *   says so (edge hook), and both entries for that block are cleared. Code that changes loses its translation (guest stores: by
+ *   says so (edge hook), and both entries for that block are cleared (the one in `plans`
+ *   keeps Unicorn's count until it is first used). Code that changes loses its translation (guest stores: by
  *   Unicorn; host writes: by Ram), so it cannot run again without being translated again. `near` is also void after
  *   every change of CR3 and every TLB flush, since then a linear address may mean other bytes.
  *
@@ -74,7 +75,7 @@ typedef struct pv_engine {
 } pv_engine;
 
 static uint64_t pv_py_syscall(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
-static void pv_py_plan(uint64_t, uint32_t, pv_plan *);
+static void pv_py_plan(uint64_t, uint32_t, uint32_t, pv_plan *);
 static uint32_t pv_py_tail(uint64_t, uint32_t, uint64_t);
 static void pv_py_calibrate(void);
 
@@ -153,10 +154,11 @@ static near_entry *find_plan(pv_engine *e, uint64_t pc, uint32_t size)
     if (n->pc == pc && n->tag == tag)
         return n;
     plan_entry *p = locate(e, pc, size, &pa, &pa2);
-    if (p && p->pa == pa && p->pa2 == pa2 && p->size == size && p->plan.n) {
+    int same = p && p->pa == pa && p->pa2 == pa2 && p->size == size;
+    if (same && p->plan.n) {
         n->plan = p->plan;
     } else {
-        pv_py_plan(pc, size, &n->plan);
+        pv_py_plan(pc, size, same ? p->plan.k : 0, &n->plan);
         if (p)
             *p = (plan_entry){pa, pa2, size, n->plan};
     }
@@ -274,8 +276,8 @@ static void on_edge(void *uc, uc_tb *current, uc_tb *previous, void *data)
     if (n->pc == current->pc)
         n->tag = ~0ull;
     plan_entry *p = locate(e, current->pc, current->size, &pa, &pa2);
-    if (p && p->pa == pa && p->size == current->size)
-        p->plan.n = 0;
+    if (p && current->size)
+        *p = (plan_entry){pa, pa2, current->size, {0, 0, current->icount, 0}};
     if (pa < e->ram_size)
         e->code[pa / PAGE] = 1;
     if (pa2 && pa2 < e->ram_size)

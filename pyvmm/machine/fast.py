@@ -41,9 +41,9 @@ def pv_py_syscall(rax: int, rdi: int, rsi: int, rdx: int, r10: int, r8: int) -> 
 
 
 @ffi.def_extern(onerror=_failed)
-def pv_py_plan(pc: int, size: int, out: Any) -> None:
+def pv_py_plan(pc: int, size: int, count: int, out: Any) -> None:
     """The plan of a block seen for the first time."""
-    plan = _active.plan(pc, size)
+    plan = _active.plan(pc, size, count)
     out.n, out.kind, out.k = plan.n, plan.kind, plan.k
     out.mask32 = plan.kind is Kind.REP and opcodes.address_size_32(_active.fetch(pc + plan.k, size - plan.k))
 

@@ -30,11 +30,13 @@ from pyvmm.machine.exits import Exit, MachineError, SegmentFault
 from pyvmm.machine.paging import PF_I, PF_P, PF_U, walk
 from pyvmm.machine.pure import PureEngine, StepEngine
 from pyvmm.machine.ram import Ram
-from pyvmm.machine.registers import FLAG_FIXED, FLAG_IF, SELECTORS, Reg
+from pyvmm.machine.registers import CR0, FLAG_FIXED, FLAG_IF, SELECTORS, Reg
 
 ENGINES: Final = ("auto", "fast", "pure", "step")
 _CR3: Final = x86.UC_X86_REG_CR3
 _RING3_REACHED: Final = PF_P | PF_U | PF_I
+_CR0_TS: Final = 8
+_HFLAGS_TS: Final = 8  # in the second byte of the engine's flags (cpu.h: HF_TS_SHIFT is 11)
 _LDT_FLAGS: Final = 0x8200  # present, type LDT (Intel SDM volume 3, 3.5)
 
 
@@ -112,9 +114,10 @@ class Machine:
         """Virtual nanoseconds: executed + charged + skipped."""
         return self._engine.instructions + self.charged + self.skipped
 
-    def retire(self, n: int) -> None:
-        """Adjusts the instruction counter, for instructions emulated (or refused) above."""
+    def retire(self, n: int, iterations: int = 0) -> None:
+        """Adjusts the counters, for instructions emulated (or refused) above; `iterations` are those of a repeated one."""
         self._engine.instructions += n
+        self._engine.rep_iterations += iterations
 
     def charge(self, n: int) -> None:
         """Charges `n` instructions for work that the host did."""
@@ -295,7 +298,9 @@ class Machine:
                 at = ENV_SEGMENTS + SEGMENT_SIZE * SEGMENT_ORDER.index(name)
                 mine.data[at : at + SEGMENT_SIZE] = ring0.data[at : at + SEGMENT_SIZE]
             if "cs" in loaded:
+                task_switched = mine.data[ENV_HFLAGS + 1] & _HFLAGS_TS
                 mine.data[ENV_HFLAGS : ENV_HFLAGS + 4] = ring0.data[ENV_HFLAGS : ENV_HFLAGS + 4]
+                mine.data[ENV_HFLAGS + 1] |= task_switched
         finally:
             self._cpu.restore(mine)
             self.flush_tlb()
@@ -316,6 +321,15 @@ class Machine:
             # The error code names the selector; 0 means a null one.
             selector = ss if error & 0xFFFC == ss & 0xFFFC and ss != cs else cs
             raise SegmentFault(selector, vector, error)
+
+    @property
+    def task_switched(self) -> bool:
+        """CR0.TS of the current context: its next use of the FPU raises #NM (Intel SDM volume 3, 2.5)."""
+        return bool(self._engine.read(x86.UC_X86_REG_CR0) & _CR0_TS)
+
+    @task_switched.setter
+    def task_switched(self, on: bool) -> None:
+        self._engine.write(x86.UC_X86_REG_CR0, CR0 | _CR0_TS if on else CR0)
 
     def get_fpu(self) -> bytes:
         """The 512-byte FXSAVE image of the current context."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from pyvmm.machine.decode import boundaries
+from pyvmm.machine.lengths import LEGACY_PREFIXES, boundaries
 
 
 class Op(IntEnum):
@@ -28,7 +28,6 @@ class Op(IntEnum):
     LOAD_SS = 9  # mov to SS: holds off the trap after it
 
 
-PREFIXES: Final = frozenset({0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3})
 _ONE_BYTE: Final[dict[int, Op]] = (
     {b: Op.PORT for b in (*range(0xE4, 0xE8), *range(0xEC, 0xF0), *range(0x6C, 0x70))}
     | {b: Op.BRANCH for b in (*range(0x70, 0x80), *range(0xE0, 0xE4), 0xE8, 0xE9, 0xEB, 0xC2, 0xC3, 0xCA, 0xCB, 0xCC, 0xCD)}
@@ -46,7 +45,7 @@ def classify(code: bytes, start: int = 0) -> Op:
     repeat = False
     i = start
     end = len(code)
-    while i < end and code[i] in PREFIXES:
+    while i < end and code[i] in LEGACY_PREFIXES:
         repeat |= code[i] >= 0xF2
         i += 1
     while i < end and code[i] & 0xF0 == 0x40:
@@ -72,7 +71,7 @@ def address_size_32(code: bytes) -> bool:
     for byte in code:
         if byte == 0x67:
             return True
-        if byte not in PREFIXES:
+        if byte not in LEGACY_PREFIXES:
             break
     return False
 
@@ -95,9 +94,9 @@ class Plan(NamedTuple):
     sizes: tuple[int, ...]
 
 
-def plan(code: bytes) -> Plan:
-    """The plan for a translated block of these bytes."""
-    sizes = tuple(boundaries(code))
+def plan(code: bytes, count: int = 0) -> Plan:
+    """The plan for a translated block of these bytes; `count` is the engine's own number of instructions, 0 if not known."""
+    sizes = boundaries(code, count)
     n = len(sizes)
     offset = 0
     op = Op.PLAIN

@@ -48,6 +48,7 @@ class PythonHooks(Engine):
         self.mode = Mode.BLOCKS
         self._callbacks: list[Any] = []
         self._known: dict[tuple[int, int], Plan] = {}
+        self._counts: dict[int, int] = {}
         self.lib.uc_hook_add.restype = ctypes.c_int
         self._hook("intr", self._on_intr)
         self._hook("invalid", self._on_invalid)
@@ -77,6 +78,8 @@ class PythonHooks(Engine):
             return
         block = _Block.from_address(current)
         self._known.pop((block.pc, block.size), None)
+        if block.size:
+            self._counts[block.pc] = block.icount
         cr3 = self.read(x86.UC_X86_REG_CR3)
         for va in {block.pc, block.pc + max(block.size, 1) - 1}:
             try:
@@ -173,6 +176,7 @@ class PureEngine(PythonHooks):
 
     def address_space_changed(self) -> None:
         self._known.clear()
+        self._counts.clear()
 
     def _on_block(self, handle: int, pc: int, size: int, data: int) -> None:
         if self.mode is not Mode.BLOCKS:
@@ -195,7 +199,7 @@ class PureEngine(PythonHooks):
             self.end_rep()
         plan = self._known.get((pc, size))
         if plan is None:
-            plan = self._known[pc, size] = self.plan(pc, size)
+            plan = self._known[pc, size] = self.plan(pc, size, self._counts.pop(pc, 0))
         if plan.kind is Kind.SINGLE and self._pc <= pc < self._pc + self._size and size != self._size:
             # A store into the block before: it was left at this instruction, which is now executed alone.
             self.instructions -= opcodes.not_retired(self.plan(self._pc, self._size).sizes, pc - self._pc)

@@ -164,7 +164,7 @@ def test_guest_modifies_code_behind_it(engine: str) -> None:
     patched[second + 3 : second + 7] = (target - (second + 9)).to_bytes(4, "little")
     jump = second + 9
     patched[jump + 1] = target - (jump + 2)
-    patched[target + 5 - 2 + 1] = (first - (target + 6)) & 0xFF
+    patched[target + 5] = (first - (target + 6)) & 0xFF
     exits, state = compare(lambda g: g.put(bytes(patched)), engine)
     assert exits == [SoftInt(3, 1)]
     assert state[0] == 3  # eax
