@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from machine_guest import CODE, DATA, STACK, US, Guest, P, RW
+from tests.machine.machine_guest import CODE, DATA, STACK, US, Guest, P, RW
 
 from pyvmm.machine import BudgetUsed, Exit, Fault, Machine, Reg, SoftInt, Syscall
 from test_machine_basics import ENGINES
