@@ -1,10 +1,13 @@
-"""How Xen enters a guest kernel: exception frames, event upcalls, the failsafe callback, and the two modes of a 64-bit PV vCPU.
+"""How Xen enters a guest kernel: exception frames, event upcalls, the failsafe callback, and the two modes of a
+64-bit PV vCPU.
 
-A frame is built on the guest kernel's stack, lowest address first: rcx, r11, [error code], rip, cs and saved_upcall_mask, rflags, rsp, ss.
-The kernel's entry point then runs with flat selectors, and as Xen gets there by SYSRET, with rcx = rip and r11 = rflags.
+A frame is built on the guest kernel's stack, lowest address first: rcx, r11, [error code], rip, cs and
+saved_upcall_mask, rflags, rsp, ss. The kernel's entry point then runs with flat selectors, and as Xen gets there by
+SYSRET, with rcx = rip and r11 = rflags.
 
-Facts: xen/arch/x86/x86_64/entry.S (create_bounce_frame, restore_all_guest), xen/arch/x86/pv/traps.c, xen/arch/x86/domain.c (load_segments),
-xen/arch/x86/pv/domain.c (toggle_guest_mode), all of Xen 4.17; public/arch-x86/xen-x86_64.h.
+Facts: xen/arch/x86/x86_64/entry.S (create_bounce_frame, restore_all_guest), xen/arch/x86/pv/traps.c,
+xen/arch/x86/domain.c (load_segments), xen/arch/x86/pv/domain.c (toggle_guest_mode), all of Xen 4.17;
+public/arch-x86/xen-x86_64.h.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pyvmm.hypervisor import trace
 from pyvmm.hypervisor.errors import DomainCrash, XenError
-from pyvmm.machine import Reg, SegmentFault
+from pyvmm.machine import Reg
 
 if TYPE_CHECKING:
     from pyvmm.hypervisor.vcpu import VCpu
@@ -28,22 +31,35 @@ CLEARED_ON_ENTRY = AC | VM | RF | NT | TF
 LOADABLE_FLAGS = 0x254FD5  # what IRETQ at CPL 0 loads, without IOPL, VM, VIF and VIP
 ALWAYS_SET = IF | 2
 
-DE, DB, NMI, BP, OF, UD, NM, DF_VECTOR, TS, NP, SS_VECTOR, GP, PF, AC_VECTOR = 0, 1, 2, 3, 4, 6, 7, 8, 10, 11, 12, 13, 14, 17
-HAVE_ERROR_CODE = frozenset({8, 10, 11, 12, 13, 14, 17})
-VECTOR_NAMES = (
-    "#DE #DB NMI #BP #OF #BR #UD #NM #DF CSO #TS #NP #SS #GP #PF SPV #MF #AC #MC #XM #VE #CP".split()
+DE, DB, NMI, BP, OF, UD, NM, DF_VECTOR, TS, NP, SS_VECTOR, GP, PF, AC_VECTOR = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    6,
+    7,
+    8,
+    10,
+    11,
+    12,
+    13,
+    14,
+    17,
 )
+HAVE_ERROR_CODE = frozenset({8, 10, 11, 12, 13, 14, 17})
+VECTOR_NAMES = "#DE #DB NMI #BP #OF #BR #UD #NM #DF CSO #TS #NP #SS #GP #PF SPV #MF #AC #MC #XM #VE #CP".split()
 
 VMASST_ARCHITECTURAL_IOPL = 1 << 4  # VMASST_TYPE_architectural_iopl
 XEN_START, XEN_END = 0xFFFF_8000_0000_0000, 0xFFFF_8800_0000_0000  # HYPERVISOR_VIRT_START and _END for guests
+U64 = (1 << 64) - 1
 CR2_OFFSET = 0x10  # of arch.cr2 in struct vcpu_info
 UPCALL_MASK = 1  # offset of evtchn_upcall_mask in struct vcpu_info
 
-_STATE = (Reg.RIP, Reg.RSP, Reg.RFLAGS, Reg.CS, Reg.SS, Reg.RCX, Reg.R11)
-_ENTRY = (Reg.RIP, Reg.RSP, Reg.RFLAGS, Reg.RCX, Reg.R11)
+STATE = (Reg.RIP, Reg.RSP, Reg.RFLAGS, Reg.CS, Reg.SS, Reg.RCX, Reg.R11)
+ENTRY = (Reg.RIP, Reg.RSP, Reg.RFLAGS, Reg.RCX, Reg.R11)
 _FRAME = struct.Struct("<7Q")
 _FRAME_WITH_ERROR = struct.Struct("<8Q")
-_FAILSAFE_FRAME = struct.Struct("<11Q")
 
 
 def is_canonical(address: int) -> bool:
@@ -86,11 +102,12 @@ def push_frame(
 ) -> None:
     """Enter the guest kernel at `address` with a frame of the current state.
 
-    `mask_events` sets the upcall mask; `resume` shows RF in the saved flags (faults); `selectors` are cs and ss for the frame where the CPU does
-    not hold the ones the guest asked for. Crashes the domain when the frame cannot be written, or there is no `address`.
+    `mask_events` sets the upcall mask; `resume` shows RF in the saved flags (faults); `selectors` are cs and ss for
+    the frame where the CPU does not hold the ones the guest asked for. Crashes the domain when the frame cannot be
+    written, or there is no `address`.
     """
     machine, ram = v.hv.machine, v.hv.machine.ram
-    rip, rsp, flags, cs, ss, rcx, r11 = machine.get_many(_STATE)
+    rip, rsp, flags, cs, ss, rcx, r11 = machine.get_many(STATE)
     flat = cs == CS64 and ss == SS
     if selectors is not None:
         cs, ss = selectors
@@ -120,15 +137,15 @@ def push_frame(
         sp -= _FRAME_WITH_ERROR.size
         frame = _FRAME_WITH_ERROR.pack(rcx, r11, error, rip, cs | mask << 32, saved, rsp, ss)
     try:
-        v.copy_out(sp & 0xFFFF_FFFF_FFFF_FFFF, frame)
+        v.copy_out(sp & U64, frame)
     except XenError:
         raise DomainCrash(
-            f"domain_crash_sync called from entry.S: no frame for {address:#x} can be written at {sp & 0xFFFF_FFFF_FFFF_FFFF:#x}"
+            f"domain_crash_sync called from entry.S: no frame for {address:#x} can be written at {sp & U64:#x}"
         ) from None
     if not address:
         raise DomainCrash("domain_crash_sync called from entry.S: no entry point in the guest is registered")
     flags = flags & ~CLEARED_ON_ENTRY | ALWAYS_SET
-    machine.set_many(_ENTRY, (address, sp & 0xFFFF_FFFF_FFFF_FFFF, flags, address, flags))
+    machine.set_many(ENTRY, (address, sp & U64, flags, address, flags))
     if not flat:
         machine.load_segments(cs=CS64, ss=SS)
 
@@ -136,10 +153,14 @@ def push_frame(
 def inject(
     v: VCpu, vector: int, error: int | None = None, *, resume: bool = True, selectors: tuple[int, int] | None = None
 ) -> None:
-    """Deliver exception or software interrupt `vector` to the guest's handler (pv_inject_event); no handler crashes the domain."""
+    """Deliver exception or software interrupt `vector` to the guest's handler (pv_inject_event); no handler crashes
+    the domain.
+    """
     trap = v.traps[vector]
     if trap is None or not trap.address:
-        raise DomainCrash(f"Unhandled: vec {vector}, {vector_name(vector)}[{0xFFFFFFFF if error is None else error:04x}]")
+        raise DomainCrash(
+            f"Unhandled: vec {vector}, {vector_name(vector)}[{0xFFFFFFFF if error is None else error:04x}]"
+        )
     push_frame(v, trap.address, trap.mask_events, error, resume=resume, selectors=selectors)
     bus = v.hv.trace
     if bus.on:
@@ -167,7 +188,9 @@ def upcall(v: VCpu) -> None:
 
 
 def deliver_pending(v: VCpu) -> None:
-    """Before the guest goes on: an NMI that is pending and not masked, then an event upcall that is due (test_all_events)."""
+    """Before the guest goes on: an NMI that is pending and not masked, then an event upcall that is due
+    (test_all_events).
+    """
     if v.nmi_pending and not v.nmi_masked:
         v.nmi_pending = False
         trap = v.traps[NMI]
@@ -177,62 +200,3 @@ def deliver_pending(v: VCpu) -> None:
     # upcall_pending is any value but zero, and upcall_mask is zero
     if 0 < v.hv.machine.ram.read_u16(v.info_pa) < 0x100:
         upcall(v)
-
-
-_DATA_SEGMENTS = (Reg.DS, Reg.ES, Reg.FS, Reg.GS)
-_BASES = (Reg.FS_BASE, Reg.GS_BASE)
-
-
-def reload_segments(v: VCpu) -> None:
-    """A vCPU gets the CPU after another one: its data selectors are loaded afresh; one that no longer can be leads to the failsafe callback.
-
-    The bases of FS and GS are registers of their own and are kept.
-    """
-    machine = v.hv.machine
-    selectors = machine.get_many(_DATA_SEGMENTS)
-    if max(selectors) < 4:
-        return
-    bases = machine.get_many(_BASES)
-    bad = False
-    for name, selector in zip(("ds", "es", "fs", "gs"), selectors, strict=True):
-        if selector >= 4:
-            try:
-                machine.load_segments(**{name: selector})
-            except SegmentFault:
-                bad = True
-                machine.load_segments(**{name: 0})
-    machine.set_many(_BASES, bases)
-    if bad:
-        failsafe(v, selectors)
-
-
-def failsafe(v: VCpu, selectors: list[int]) -> None:
-    """Enter the failsafe callback; `selectors` are the ds, es, fs, gs that could not all be loaded."""
-    machine, ram = v.hv.machine, v.hv.machine.ram
-    rip, rsp, flags, cs, ss, rcx, r11 = machine.get_many(_STATE)
-    flat = cs == CS64 and ss == SS
-    sp = (v.kernel_sp if v.user_mode else rsp) & ~0xF
-    mask = ram.read_u8(v.info_pa + UPCALL_MASK)
-    saved = flags & ~(IF | IOPL_MASK) | (0 if mask else IF)
-    if v.domain.vm_assist & VMASST_ARCHITECTURAL_IOPL:
-        saved |= v.iopl << IOPL_SHIFT
-    if v.user_mode:
-        toggle_guest_mode(v)
-    else:
-        cs &= ~3
-    ds, es, fs, gs = selectors
-    sp = (sp - _FAILSAFE_FRAME.size) & 0xFFFF_FFFF_FFFF_FFFF
-    try:
-        v.copy_out(sp, _FAILSAFE_FRAME.pack(rcx, r11, ds, es, fs, gs, rip, cs | mask << 32, saved, rsp, ss))
-    except XenError:
-        raise DomainCrash("error while creating failsafe callback frame") from None
-    if v.failsafe_masks_events:
-        ram.write_u8(v.info_pa + UPCALL_MASK, 1)
-    flags = flags & ~(CLEARED_ON_ENTRY | IOPL_MASK) | ALWAYS_SET
-    address = v.failsafe_callback
-    machine.set_many(_ENTRY, (address, sp, flags, address, flags))
-    if not flat:
-        machine.load_segments(cs=CS64, ss=SS)
-    bus = v.hv.trace
-    if bus.on:
-        bus.emit(trace.BOUNCE, v.domain.domid, v.vcpu_id, -1, address)

@@ -1,6 +1,7 @@
 """Hypercalls by which a guest kernel says where it is to be entered, and with which stack and segment bases.
 
-Facts: xen/arch/x86/pv/callback.c, misc-hypercalls.c (do_stack_switch, do_set_segment_base) of Xen 4.17; public/callback.h, nmi.h, xen.h.
+Facts: xen/arch/x86/pv/callback.c, misc-hypercalls.c (do_stack_switch, do_set_segment_base) of Xen 4.17;
+public/callback.h, nmi.h, xen.h.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pyvmm.hypervisor.vcpu import VCpu
 
 TRAP_DPL, TRAP_MASK_EVENTS = 3, 4  # trap_info.flags
-NMI_REASON: int = xen.shared_info.arch.offset + xen.arch_shared_info.nmi_reason.offset
+NMI_REASON: int = xen.shared_info.arch.offset + arch.arch_shared_info.nmi_reason.offset
 
 
 def make_trap(flags: int, cs: int, address: int) -> Trap:
@@ -32,7 +33,9 @@ def make_trap(flags: int, cs: int, address: int) -> Trap:
 
 @hypercall(xen.HYPERVISOR_set_trap_table, "traps")
 def set_trap_table(v: VCpu, traps: int) -> int:
-    """Enter an array of struct trap_info that ends at address 0 into the trap table; NULL clears the table. Entries before a bad one stay."""
+    """Enter an array of struct trap_info that ends at address 0 into the trap table; NULL clears the table. Entries
+    before a bad one stay.
+    """
     if not traps:
         v.traps = [None] * 256
         return 0
@@ -88,7 +91,9 @@ REGISTER: dict[int, Callable[[VCpu, int, bool], None]] = {
 
 
 def register(v: VCpu, type_: int, address: int, mask: bool) -> None:
-    """Register entry point `type_` (CALLBACKTYPE_*). EINVAL: address not canonical (looked at first); ENOSYS: no such type."""
+    """Register entry point `type_` (CALLBACKTYPE_*). EINVAL: address not canonical (looked at first); ENOSYS: no such
+    type.
+    """
     if not is_canonical(address):
         raise XenError(errno.EINVAL)
     if type_ not in REGISTER:
@@ -121,7 +126,9 @@ def callback_op(v: VCpu, cmd: int, arg: int) -> int:
 
 @hypercall(xen.HYPERVISOR_set_callbacks, "event", "failsafe", "syscall")
 def set_callbacks(v: VCpu, event: int, failsafe: int, syscall: int) -> int:
-    """Register three entry points at once, none of them masking events on entry. Bad addresses are passed over in silence, as Xen does."""
+    """Register three entry points at once, none of them masking events on entry. Bad addresses are passed over in
+    silence, as Xen does.
+    """
     addresses = {
         callback.CALLBACKTYPE_event: event,
         callback.CALLBACKTYPE_failsafe: failsafe,
@@ -159,13 +166,15 @@ def stack_switch(v: VCpu, ss: int, esp: int) -> int:
 
 
 def _load_user_gs(v: VCpu, selector: int) -> None:
-    """Load a selector as user mode's GS: its base is taken from the descriptor. One that cannot be loaded becomes NUL, without an error."""
+    """Load a selector as user mode's GS: its base is taken from the descriptor. One that cannot be loaded becomes
+    NUL, without an error.
+    """
     machine = v.hv.machine
     kernel_base = machine.get(Reg.GS_BASE)
     if selector > 3:
         selector |= 3
     try:
-        machine.load_segments(gs=selector)
+        descriptors.load_segments(v, gs=selector)
     except SegmentFault:
         machine.load_segments(gs=0)
         selector = 0
@@ -175,7 +184,9 @@ def _load_user_gs(v: VCpu, selector: int) -> None:
 
 @hypercall(xen.HYPERVISOR_set_segment_base, "which", "base")
 def set_segment_base(v: VCpu, which: int, base: int) -> int:
-    """Set FS's base, user or kernel mode's GS base, or user mode's GS selector. EINVAL: not canonical, or no such thing."""
+    """Set FS's base, user or kernel mode's GS base, or user mode's GS selector. EINVAL: not canonical, or no such
+    thing.
+    """
     which &= 0xFFFFFFFF
     if which == arch.SEGBASE_GS_USER_SEL:
         v.after_stop = partial(_load_user_gs, v, base & 0xFFFF)  # segments cannot be loaded inside the engine

@@ -1,10 +1,11 @@
-"""A vCPU's whole state as struct vcpu_guest_context: how toolstacks and guests set up vCPUs, and how their state is read.
+"""A vCPU's whole state as struct vcpu_guest_context: how toolstacks and guests set up vCPUs, and how their state is
+read.
 
-Registers can only be changed while the vCPU's context is current, which it rarely is when somebody sets them: they are kept in
-`VCpu.pending_context` until the vCPU is loaded next.
+Registers can only be changed while the vCPU's context is current, which it rarely is when somebody sets them: they
+are kept in `VCpu.pending_context` until the vCPU is loaded next.
 
-Facts: xen/arch/x86/domain.c (arch_set_info_guest), domctl.c (arch_get_info_guest) of Xen 4.17; public/arch-x86/xen.h. Registers at the start
-of day: pv/dom0_build.c.
+Facts: xen/arch/x86/domain.c (arch_set_info_guest), domctl.c (arch_get_info_guest) of Xen 4.17; public/arch-x86/xen.h.
+Registers at the start of day: pv/dom0_build.c.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from pyvmm.hypervisor.bounce import (
     LOADABLE_FLAGS,
     SS,
     UPCALL_MASK,
-    failsafe,
     is_canonical,
     is_guest_address,
 )
 from pyvmm.hypervisor.callbacks import make_trap
 from pyvmm.hypervisor.errors import XenError
+from pyvmm.hypervisor.failsafe import failsafe
 from pyvmm.hypervisor.frames import PGT_l4_page_table
 from pyvmm.hypervisor.iret import load_code_and_stack
 from pyvmm.hypervisor.vm_assist import VALID_TYPES
@@ -42,15 +43,17 @@ MAX_GDT_FRAMES = 16
 GENERAL: tuple[tuple[str, Reg], ...] = tuple(
     (reg.name.lower(), reg)
     for reg in (
-        Reg.R15, Reg.R14, Reg.R13, Reg.R12, Reg.RBP, Reg.RBX, Reg.R11, Reg.R10, Reg.R9, Reg.R8, Reg.RAX, Reg.RCX, Reg.RDX,
-        Reg.RSI, Reg.RDI, Reg.RIP, Reg.RFLAGS, Reg.RSP,
+        Reg.R15, Reg.R14, Reg.R13, Reg.R12, Reg.RBP, Reg.RBX, Reg.R11, Reg.R10, Reg.R9, Reg.R8, Reg.RAX, Reg.RCX,
+        Reg.RDX, Reg.RSI, Reg.RDI, Reg.RIP, Reg.RFLAGS, Reg.RSP,
     )
 )  # fmt: skip
 DATA_SEGMENTS = ("ds", "es", "fs", "gs")
 
 
 class Pending(NamedTuple):
-    """Registers to be loaded: general ones by register, then selectors, FS base, FXSAVE image (None: the initial state)."""
+    """Registers to be loaded: general ones by register, then selectors, FS base, FXSAVE image (None: the initial
+    state).
+    """
 
     general: dict[Reg, int]
     cs: int
@@ -120,10 +123,11 @@ def _take_tables(v: VCpu, c: Any) -> None:
 
 
 def set_context(v: VCpu, context: Any) -> None:
-    """Give `v` the state in `context` (a struct vcpu_guest_context, packed or as `unpack` gives it): VCPUOP_initialise, setvcpucontext.
+    """Give `v` the state in `context` (a struct vcpu_guest_context, packed or as `unpack` gives it):
+    VCPUOP_initialise, setvcpucontext.
 
-    XenError: EINVAL for addresses, limits or page tables that cannot be, EOPNOTSUPP for an initialised vCPU whose tables would change. The
-    vCPU is up afterwards if VGCF_online is set.
+    XenError: EINVAL for addresses, limits or page tables that cannot be, EOPNOTSUPP for an initialised vCPU whose
+    tables would change. The vCPU is up afterwards if VGCF_online is set.
     """
     c = arch.vcpu_guest_context.unpack(context) if isinstance(context, bytes | bytearray) else context
     in_kernel = bool(c.flags & arch.VGCF_in_kernel)
@@ -175,31 +179,33 @@ _FPU_INITIAL = bytes([0x7F, 0x03]) + bytes(22) + bytes([0x80, 0x1F]) + bytes(2) 
 
 
 def apply_pending(v: VCpu) -> None:
-    """`v`'s context is current: load the registers `set_context` gave it. Selectors that cannot be loaded lead where they do in Xen."""
+    """`v`'s context is current: load the registers `set_context` gave it. Selectors that cannot be loaded lead where
+    they do in Xen.
+    """
     machine = v.hv.machine
     pending, v.pending_context = v.pending_context, None
     assert pending is not None
     descriptors.load_tables(v)
     v.hv.mmu.set_cr3(v)
     machine.set_many(list(pending.general), list(pending.general.values()))
+    machine.task_switched = bool(v.ctrlreg[0] & debugreg.CR0_TS)
     machine.set_fpu(pending.fpu or _FPU_INITIAL)
     bad = False
     for name, selector in zip(DATA_SEGMENTS, pending.data, strict=True):
         try:
-            machine.load_segments(**{name: selector})
+            descriptors.load_segments(v, **{name: selector})
         except SegmentFault:
             bad = True
             machine.load_segments(**{name: 0})
-    machine.set_many(
-        (Reg.FS_BASE, Reg.GS_BASE), (pending.fs_base, v.gs_base_user if v.user_mode else v.gs_base_kernel)
-    )
+    machine.set_many((Reg.FS_BASE, Reg.GS_BASE), (pending.fs_base, v.gs_base_user if v.user_mode else v.gs_base_kernel))
     load_code_and_stack(v, pending.cs, pending.ss)
     if bad:
         failsafe(v, list(pending.data))
 
 
 def start_of_day(v: VCpu, *, rip: int, rsp: int, rsi: int) -> None:
-    """The first vCPU of a domain that the hypervisor builds itself: entry point, boot stack, start_info; the rest as `set_context` begins.
+    """The first vCPU of a domain that the hypervisor builds itself: entry point, boot stack, start_info; the rest as
+    `set_context` begins.
 
     The page-table base must be in `v.l4_kernel` already, with its references held.
     """
@@ -270,7 +276,9 @@ def get_context(v: VCpu) -> bytes:
 
 
 def reset(v: VCpu) -> None:
-    """Take an initialised vCPU back to where `set_context` can initialise it (setvcpucontext with no context): what it held goes back."""
+    """Take an initialised vCPU back to where `set_context` can initialise it (setvcpucontext with no context): what
+    it held goes back.
+    """
     hv = v.hv
     hv.mmu.drop_ldt(v)
     v.ldt_entries = v.ldt_base = 0

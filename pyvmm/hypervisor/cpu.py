@@ -1,25 +1,33 @@
 """A vCPU's way through the CPU: what the run loop calls, gathered from the modules that do it.
 
-`before_guest` makes the registers of a vCPU that got the CPU ready and delivers what is due; `handle_exit` deals with what stopped the guest.
+`before_guest` makes the registers of a vCPU that got the CPU ready and delivers what is due; `handle_exit` deals with
+what stopped the guest.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-# Registers the hypercalls of these modules.
-from pyvmm.hypervisor import bounce, callbacks, cpuid, debugreg, iret, traps
+from pyvmm.hypervisor import bounce, cpuid, traps
 from pyvmm.hypervisor.context import apply_pending, get_context, release, reset, set_context, start_of_day
 from pyvmm.hypervisor.crash import crash_report
+from pyvmm.hypervisor.failsafe import reload_segments
 from pyvmm.machine import Exit, Fault, SoftInt, Syscall
 
 if TYPE_CHECKING:
     from pyvmm.hypervisor.vcpu import VCpu
 
 __all__ = [
-    "before_guest", "callbacks", "crash_report", "debugreg", "get_context", "handle_exit", "iret", "native_cpuid", "release", "reset",
-    "set_context", "start_of_day",
-]  # fmt: skip
+    "before_guest",
+    "crash_report",
+    "get_context",
+    "handle_exit",
+    "native_cpuid",
+    "release",
+    "reset",
+    "set_context",
+    "start_of_day",
+]
 
 native_cpuid = cpuid.native
 
@@ -35,12 +43,11 @@ def before_guest(v: VCpu) -> None:
 
 
 def load(v: VCpu) -> None:
-    """`v` gets the CPU after another vCPU: base pointer, registers that `set_context` left for now, CR0.TS, data segments."""
+    """`v` gets the CPU after another vCPU: base pointer, registers that `set_context` left for now, data segments."""
     v.hv.mmu.set_cr3(v)
     if v.pending_context is not None:
         apply_pending(v)
-    v.hv.machine.task_switched = bool(v.ctrlreg[0] & debugreg.CR0_TS)
-    bounce.reload_segments(v)
+    reload_segments(v)
 
 
 def handle_exit(v: VCpu, event: Exit) -> None:

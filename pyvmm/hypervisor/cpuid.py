@@ -1,7 +1,9 @@
-"""CPUID as guests see it: `native`, what the CPU itself answers, and `guest`, what Xen answers behind the forced emulation prefix.
+"""CPUID as guests see it: `native`, what the CPU itself answers, and `guest`, what Xen answers behind the forced
+emulation prefix.
 
-Neither depends on the host. The CPU is qemu64, the model that Xen 4.17 meets in QEMU by default; `NATIVE` and `POLICY` are its answers there,
-by leaf (leaves that are not listed are zero). A PV guest's plain `cpuid` is not intercepted on such a CPU, so it shows the CPU and not Xen.
+Neither depends on the host. The CPU is qemu64, the model that Xen 4.17 meets in QEMU by default; `NATIVE` and
+`POLICY` are its answers there, by leaf (leaves that are not listed are zero). A PV guest's plain `cpuid` is not
+intercepted on such a CPU, so it shows the CPU and not Xen.
 
 Facts: xen/arch/x86/traps.c (cpuid_hypervisor_leaves), cpuid.c (guest_cpuid) of Xen 4.17; public/arch-x86/cpuid.h.
 """

@@ -1,7 +1,8 @@
 """The report on a crashed domain: what a person needs to find out why.
 
-Cause, registers, the code around RIP, a symbolised backtrace, the stack, how the fault's address was translated, the last events. Where the
-domain's image had symbols, `Domain.symbols` resolves addresses. Reading a broken guest must never fail: what is unreadable is said to be.
+Cause, registers, the code around RIP, a symbolised backtrace, the stack, how the fault's address was translated, the
+last events. Where the domain's image had symbols, `Domain.symbols` resolves addresses. Reading a broken guest must
+never fail: what is unreadable is said to be.
 """
 
 from __future__ import annotations

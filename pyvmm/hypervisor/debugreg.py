@@ -1,7 +1,8 @@
 """Debug and control registers of a PV guest: what it may set, and what it reads back.
 
-Facts: xen/arch/x86/pv/misc-hypercalls.c (set_debugreg, do_fpu_taskswitch), xen/arch/x86/x86_emulate.c (x86emul_read_dr),
-xen/arch/x86/pv/domain.c (pv_fixup_guest_cr4) of Xen 4.17; layout of DR6, DR7, CR0 and CR4: Intel SDM volume 3, 2.5 and 17.2.
+Facts: xen/arch/x86/pv/misc-hypercalls.c (set_debugreg, do_fpu_taskswitch), xen/arch/x86/x86_emulate.c
+(x86emul_read_dr), xen/arch/x86/pv/domain.c (pv_fixup_guest_cr4) of Xen 4.17; layout of DR6, DR7, CR0 and CR4: Intel
+SDM volume 3, 2.5 and 17.2.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def guest_cr4(value: int) -> int:
 
 
 def read(v: VCpu, number: int) -> int:
-    """The value of debug register `number`; 4 and 5 are 6 and 7 unless CR4.DE is set. XenError(ENODEV): there is none."""
+    """The value of debug register `number`; 4 and 5 are 6 and 7 unless CR4.DE is set. XenError(ENODEV): there is
+    none.
+    """
     if number in (4, 5) and not v.ctrlreg[4] & CR4_DE:
         number += 2
     if number in (4, 5) or not 0 <= number < 8:
@@ -44,7 +47,9 @@ def read(v: VCpu, number: int) -> int:
 
 
 def write(v: VCpu, number: int, value: int) -> int:
-    """Set debug register `number`. 0, or -ENODEV (no such register), -EINVAL (reserved bits), -EPERM (Xen's addresses, GD, I/O without DE)."""
+    """Set debug register `number`. 0, or -ENODEV (no such register), -EINVAL (reserved bits), -EPERM (Xen's
+    addresses, GD, I/O without DE).
+    """
     if number in (4, 5) and not v.ctrlreg[4] & CR4_DE:
         number += 2
     if 0 <= number < 4:

@@ -1,11 +1,11 @@
 """A PV guest's descriptor tables: what may be in them, and how they come to be what the CPU uses.
 
-A frame becomes part of a GDT or LDT when it is used as one: all its descriptors are then checked, and while it is in use the guest cannot
-write it. The CPU sees the tables in windows of Xen's (`XenArea`): 14 pages of the guest's GDT and Xen's own two, and 16 pages of LDT that
-are filled when they are first touched.
+A frame becomes part of a GDT or LDT when it is used as one: all its descriptors are then checked, and while it is in
+use the guest cannot write it. The CPU sees the tables in windows of Xen's (`XenArea`): 14 pages of the guest's GDT
+and Xen's own two, and 16 pages of LDT that are filled when they are first touched.
 
-Facts: xen/arch/x86/pv/descriptor-tables.c, pv/mm.c (pv_map_ldt_shadow_page), traps.c (handle_gdt_ldt_mapping_fault), mm.c (MMUEXT_SET_LDT) of
-Xen 4.17; layout of descriptors: Intel SDM volume 3, 3.4.5 and 5.8.3.
+Facts: xen/arch/x86/pv/descriptor-tables.c, pv/mm.c (pv_map_ldt_shadow_page), traps.c (handle_gdt_ldt_mapping_fault),
+mm.c (MMUEXT_SET_LDT) of Xen 4.17; layout of descriptors: Intel SDM volume 3, 3.4.5 and 5.8.3.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 from pyvmm.abi import arch_x86_64 as arch
 from pyvmm.abi import errno, xen
 from pyvmm.hypervisor import pte as P
-from pyvmm.hypervisor.bounce import CS64, GP, inject, inject_page_fault, is_canonical, is_guest_address
+from pyvmm.hypervisor.bounce import CS64, GP, PF, inject, inject_page_fault, is_canonical, is_guest_address
 from pyvmm.hypervisor.errors import XenError
 from pyvmm.hypervisor.frames import PGT_seg_desc_page, PGT_writable_page
 from pyvmm.hypervisor.hypercalls import hypercall
-from pyvmm.machine import PageFault
+from pyvmm.machine import PageFault, SegmentFault
 
 if TYPE_CHECKING:
     from pyvmm.hypervisor.hypervisor import Hypervisor
@@ -39,15 +39,18 @@ _TYPE_SHIFT, _CALL_GATE = 40, 0xC
 _GATE_RESERVED = 0xFF << 32
 _HAS_TI = 4
 PFEC_USER = 4
+MAX_DEMAND_FAULTS = 2  # cs and ss may each need a page
 
 
 # -- rules -----------------------------------------------------------------------------------------------------------
 
 
 def check_descriptor(descriptor: int) -> int | None:
-    """The descriptor as a guest may have it (privilege raised to ring 3; call gates made unusable so that they fault), None: it may not.
+    """The descriptor as a guest may have it (privilege raised to ring 3; call gates made unusable so that they
+    fault), None: it may not.
 
-    Code, data and absent descriptors are fine, call gates to a guest's or Xen's flat code segment too; anything else is a system descriptor.
+    Code, data and absent descriptors are fine, call gates to a guest's or Xen's flat code segment too; anything else
+    is a system descriptor.
     """
     if not descriptor & _P:
         return descriptor
@@ -62,13 +65,16 @@ def check_descriptor(descriptor: int) -> int | None:
     selector = descriptor >> 16 & 0xFFFF
     if selector >> 3 >= MAX_GDT_ENTRIES and selector != CS64 and not selector & _HAS_TI:
         return None
-    # The guest kernel is ring 3 to the CPU: the gate's own privilege level is kept in its selector, and the gate's is 0.
+    # The guest kernel is ring 3 to the CPU: the gate's own privilege level is kept in its selector, and the gate's is
+    # 0.
     dpl = max(dpl, 3)
     return descriptor & ~(3 << _DPL_SHIFT) & ~(3 << 16) | dpl << 16
 
 
 def check_page(hv: Hypervisor, mfn: int) -> bool:
-    """May frame `mfn` become a descriptor page? Its descriptors are checked, and adjusted in place, up to the first bad one."""
+    """May frame `mfn` become a descriptor page? Its descriptors are checked, and adjusted in place, up to the first
+    bad one.
+    """
     ram = hv.machine.ram
     pa = mfn << 12
     page = struct.unpack("<512Q", ram.read(pa, PAGE))
@@ -98,7 +104,9 @@ def load_tables(v: VCpu) -> None:
 
 
 def replace_gdt(v: VCpu, mfns: list[int], entries: int) -> None:
-    """Make the frames `mfns` the first pages of `v`'s GDT. EINVAL: too many entries, or a frame that cannot be one; the old GDT then stays."""
+    """Make the frames `mfns` the first pages of `v`'s GDT. EINVAL: too many entries, or a frame that cannot be one;
+    the old GDT then stays.
+    """
     if entries > MAX_GDT_ENTRIES:
         raise XenError(errno.EINVAL)
     hv = v.hv
@@ -126,7 +134,9 @@ def drop_gdt(v: VCpu) -> None:
 
 @hypercall(xen.HYPERVISOR_set_gdt, "frame_list", "entries")
 def set_gdt(v: VCpu, frame_list: int, entries: int) -> int:
-    """Replace the GDT by the frames in an array of u64. EINVAL: more than 7168 entries, a bad frame or descriptor; EFAULT: the array."""
+    """Replace the GDT by the frames in an array of u64. EINVAL: more than 7168 entries, a bad frame or descriptor;
+    EFAULT: the array.
+    """
     entries &= 0xFFFFFFFF
     if entries > MAX_GDT_ENTRIES:
         raise XenError(errno.EINVAL)
@@ -137,7 +147,9 @@ def set_gdt(v: VCpu, frame_list: int, entries: int) -> int:
 
 @hypercall(xen.HYPERVISOR_update_descriptor, "ma", "desc")
 def update_descriptor(v: VCpu, ma: int, desc: int) -> int:
-    """Store one descriptor at machine address `ma`. EINVAL: not aligned, bad descriptor, not the guest's frame, or one in use as a page table."""
+    """Store one descriptor at machine address `ma`. EINVAL: not aligned, bad descriptor, not the guest's frame, or
+    one in use as a page table.
+    """
     checked = check_descriptor(desc)
     mfn = ma >> 12
     if ma & 7 or checked is None or mfn >= v.hv.frames.total:
@@ -156,7 +168,8 @@ def update_descriptor(v: VCpu, ma: int, desc: int) -> int:
 
 
 def set_ldt(v: VCpu, base: int, entries: int) -> None:
-    """MMUEXT_SET_LDT: `v`'s LDT is at linear address `base` from now on. EINVAL: not page-aligned, not the guest's address, over 8192 entries.
+    """MMUEXT_SET_LDT: `v`'s LDT is at linear address `base` from now on. EINVAL: not page-aligned, not the guest's
+    address, over 8192 entries.
 
     Nothing is mapped or checked before it is used.
     """
@@ -171,7 +184,9 @@ def set_ldt(v: VCpu, base: int, entries: int) -> None:
 
 
 def map_ldt_page(v: VCpu, offset: int) -> bool:
-    """Fill the page of the LDT window that holds byte `offset`, from the guest's page tables. False: there is nothing there that could be one."""
+    """Fill the page of the LDT window that holds byte `offset`, from the guest's page tables. False: there is nothing
+    there that could be one.
+    """
     hv = v.hv
     if offset >> 3 >= v.ldt_entries:
         return False
@@ -193,8 +208,10 @@ def map_ldt_page(v: VCpu, offset: int) -> bool:
 
 
 def table_fault(v: VCpu, error: int, address: int) -> bool:
-    """#PF in Xen's range: was it the CPU reading `v`'s descriptor windows (an access with supervisor's rights)? Then the LDT's page is mapped, or
-    the fault is passed on as one of the guest's own LDT. False: an ordinary access, the guest's fault."""
+    """#PF in Xen's range: was it the CPU reading `v`'s descriptor windows (an access with supervisor's rights)? Then
+    the LDT's page is mapped, or the fault is passed on as one of the guest's own LDT. False: an ordinary access, the
+    guest's fault.
+    """
     window = v.hv.xen_area.gdt_va(v)
     offset = address - window
     if error & PFEC_USER or not 0 <= offset < 32 * PAGE:
@@ -213,11 +230,26 @@ def table_fault(v: VCpu, error: int, address: int) -> bool:
     return True
 
 
+def load_segments(v: VCpu, **selectors: int) -> None:
+    """`Machine.load_segments`, with LDT pages mapped as they are needed. SegmentFault says what the guest would get."""
+    for _ in range(MAX_DEMAND_FAULTS):
+        try:
+            v.hv.machine.load_segments(**selectors)
+            return
+        except SegmentFault as fault:
+            selector = fault.selector
+            if fault.vector != PF or not selector & _HAS_TI or not map_ldt_page(v, selector & 0xFFF8):
+                raise
+    v.hv.machine.load_segments(**selectors)
+
+
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
 def read(v: VCpu, selector: int) -> int | None:
-    """The descriptor that `selector` names in `v`'s tables, as the CPU would read it; None: beyond the table, or a page that is not there."""
+    """The descriptor that `selector` names in `v`'s tables, as the CPU would read it; None: beyond the table, or a
+    page that is not there.
+    """
     index = selector >> 3
     hv = v.hv
     if selector & _HAS_TI:
@@ -261,8 +293,3 @@ def base_of(v: VCpu, selector: int) -> int:
 
 def _base(descriptor: int) -> int:
     return descriptor >> 16 & 0xFFFFFF | descriptor >> 56 << 24
-
-
-def absent_only(descriptor: int) -> bool:
-    """All that is wrong with this code or data descriptor is that it is not present."""
-    return not descriptor & _P and bool(descriptor & _S)

@@ -1,15 +1,17 @@
 """Privileged instructions that Xen carries out for a PV guest, and the forced emulation prefix.
 
-The guest's kernel runs at CPL 3, so these raise #GP(0); Xen decodes the instruction and either does its work or hands the #GP on. `ONE_BYTE`
-and `TWO_BYTE` say which opcodes are looked at; whatever is not there reaches the guest as the fault it is. `cli` and `sti` are accepted where
-the virtual IOPL allows them, and do nothing: they never touch the upcall mask.
+The guest's kernel runs at CPL 3, so these raise #GP(0); Xen decodes the instruction and either does its work or hands
+the #GP on. `ONE_BYTE` and `TWO_BYTE` say which opcodes are looked at; whatever is not there reaches the guest as the
+fault it is. `cli` and `sti` are accepted where the virtual IOPL allows them, and do nothing: they never touch the
+upcall mask.
 
-Facts: xen/arch/x86/pv/emul-priv-op.c (validate and the hooks), emul-inv-op.c, xen/arch/x86/x86_emulate/x86_emulate.c of Xen 4.17; opcodes:
-Intel SDM volume 2.
+Facts: xen/arch/x86/pv/emul-priv-op.c (validate and the hooks), emul-inv-op.c, xen/arch/x86/x86_emulate/x86_emulate.c
+of Xen 4.17; opcodes: Intel SDM volume 2.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -69,15 +71,15 @@ def fetch(v: VCpu, address: int) -> bytes:
     except XenError:
         return b""
     if room < MAX_LENGTH:
-        try:
+        with contextlib.suppress(XenError):
             code += v.copy_in(address + room, MAX_LENGTH - room)
-        except XenError:
-            pass
     return code
 
 
 def decode(code: bytes, rip: int, long_mode: bool) -> tuple[bool, Insn] | None:
-    """Decode what `privileged` needs to know; (is it a 0F opcode, the instruction). None: the code ends too early or has a lock prefix."""
+    """Decode what `privileged` needs to know; (is it a 0F opcode, the instruction). None: the code ends too early or
+    has a lock prefix.
+    """
     operand16, address_size, segment, rep, rex = False, 8 if long_mode else 4, "ds", False, 0
     at = 0
     try:
@@ -307,7 +309,9 @@ def privileged(v: VCpu) -> bool:
 
 
 def forced(v: VCpu) -> bool:
-    """At #UD: the forced emulation prefix (``ud2; "xen"``) before cpuid. True if that was it, or reading it faulted in the guest's place."""
+    """At #UD: the forced emulation prefix (``ud2; "xen"``) before cpuid. True if that was it, or reading it faulted
+    in the guest's place.
+    """
     rip = v.hv.machine.get(Reg.RIP)
     code = fetch(v, rip)
     size = len(FORCED_PREFIX)

@@ -1,9 +1,11 @@
 """The iret hypercall: how a guest kernel leaves a trap, or goes to its user mode.
 
-The guest's stack holds struct iret_context: rax, r11, rcx, flags, rip, cs, rflags, rsp, ss. The RPL of cs says where to: 3 is the guest's user
-mode, anything less its kernel. VGCF_in_syscall in flags: the way back is SYSRET's, so rcx, r11, cs and ss of the frame are ignored.
+The guest's stack holds struct iret_context: rax, r11, rcx, flags, rip, cs, rflags, rsp, ss. The RPL of cs says where
+to: 3 is the guest's user mode, anything less its kernel. VGCF_in_syscall in flags: the way back is SYSRET's, so rcx,
+r11, cs and ss of the frame are ignored.
 
-Facts: xen/arch/x86/pv/iret.c, xen/arch/x86/x86_64/entry.S (restore_all_guest) of Xen 4.17; public/arch-x86/xen-x86_64.h.
+Facts: xen/arch/x86/pv/iret.c, xen/arch/x86/x86_64/entry.S (restore_all_guest) of Xen 4.17;
+public/arch-x86/xen-x86_64.h.
 """
 
 from __future__ import annotations
@@ -23,13 +25,13 @@ from pyvmm.hypervisor.bounce import (
     IOPL_MASK,
     IOPL_SHIFT,
     LOADABLE_FLAGS,
-    NP,
+    PF,
     SS,
-    SS_VECTOR,
     UPCALL_MASK,
     VMASST_ARCHITECTURAL_IOPL,
     inject,
     is_canonical,
+    set_cr2,
     toggle_guest_mode,
 )
 from pyvmm.hypervisor.errors import DomainCrash, XenError
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from pyvmm.hypervisor.vcpu import VCpu
 
 VGCF_IN_SYSCALL = 1 << 8
+U64 = (1 << 64) - 1
 _CONTEXT = struct.Struct("<9Q")
 _BASIC = (Reg.RAX, Reg.RIP, Reg.RFLAGS, Reg.RSP, Reg.RCX, Reg.R11)
 _SELECTORS = (Reg.CS, Reg.SS)
@@ -54,7 +57,9 @@ def iret(v: VCpu) -> int:
 
 
 def perform(v: VCpu) -> None:
-    """Do what the frame at the guest's RSP says. An unreadable frame, or user mode without page tables, crashes the domain."""
+    """Do what the frame at the guest's RSP says. An unreadable frame, or user mode without page tables, crashes the
+    domain.
+    """
     machine = v.hv.machine
     try:
         frame = v.copy_in(machine.get(Reg.RSP), _CONTEXT.size)
@@ -80,19 +85,17 @@ def perform(v: VCpu) -> None:
 
 
 def load_code_and_stack(v: VCpu, cs: int, ss: int) -> None:
-    """Load cs and ss as the return to the guest does. What the CPU refuses becomes the exception that IRETQ raises, at the place returned to."""
+    """Load cs and ss as the return to the guest does. What the CPU refuses becomes the exception that IRETQ raises,
+    at the place returned to.
+    """
     machine = v.hv.machine
     if (cs == CS64 and ss == SS) and machine.get_many(_SELECTORS) == [CS64, SS]:
         if not is_canonical(machine.get(Reg.RIP)):
             inject(v, GP, 0)
         return
     try:
-        machine.load_segments(cs=cs, ss=ss)
+        descriptors.load_segments(v, cs=cs, ss=ss)
     except SegmentFault as fault:
-        selector = fault.selector & 0xFFFC
-        vector = GP
-        if selector:
-            descriptor = descriptors.read(v, selector)
-            if descriptor is not None and descriptors.absent_only(descriptor):
-                vector = NP if fault.selector == cs else SS_VECTOR
-        inject(v, vector, selector, selectors=(cs, ss))
+        if fault.vector == PF:  # the LDT page is not there: shown as a fault of the guest's own mapping
+            set_cr2(v, (v.ldt_base + (fault.selector & 0xFFF8)) & U64)
+        inject(v, fault.vector, fault.error_code, selectors=(cs, ss))

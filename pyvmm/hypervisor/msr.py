@@ -1,10 +1,10 @@
 """Model-specific registers as a PV guest's kernel finds them through rdmsr and wrmsr.
 
-The CPU is qemu64, which is of AMD's kind (family 15), on a host without power management or performance counters for guests. `READ` and
-`WRITE` are the whole truth: a register that is not there raises #GP.
+The CPU is qemu64, which is of AMD's kind (family 15), on a host without power management or performance counters for
+guests. `READ` and `WRITE` are the whole truth: a register that is not there raises #GP.
 
-Facts: xen/arch/x86/msr.c (guest_rdmsr, guest_wrmsr), pv/emul-priv-op.c (read_msr, write_msr), cpu/mcheck/vmce.c, vpmu.c of Xen 4.17; the
-answers of Xen 4.17 itself on that CPU.
+Facts: xen/arch/x86/msr.c (guest_rdmsr, guest_wrmsr), pv/emul-priv-op.c (read_msr, write_msr), cpu/mcheck/vmce.c,
+vpmu.c of Xen 4.17; the answers of Xen 4.17 itself on that CPU.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ READ: dict[int, Reader] = {
 def read(v: VCpu, index: int) -> int | None:
     """The value of register `index`, None for #GP.
 
-    A guest that has no #GP handler yet reads zero from a register that it should not have read, so that it survives its start.
+    A guest that has no #GP handler yet reads zero from a register that it should not have read, so that it survives
+    its start.
     """
     reader = READ.get(index)
     if reader is not None:
@@ -142,7 +143,8 @@ WRITE: dict[int, Writer] = {
     MCG_STATUS: _write_mcg_status,
     HYPERCALL_PAGE: _write_hypercall_page,
     **dict.fromkeys(
-        (MISC_ENABLE, MCG_CAP, MCG_CTL, HWCR, NB_CFG, DE_CFG, MPERF, APERF, *POWER_STATES, *PERFORMANCE_COUNTERS), _ignored
+        (MISC_ENABLE, MCG_CAP, MCG_CTL, HWCR, NB_CFG, DE_CFG, MPERF, APERF, *POWER_STATES, *PERFORMANCE_COUNTERS),
+        _ignored,
     ),
     **dict.fromkeys(MCE_BANK_REGISTERS, _only(0)),
     **dict.fromkeys(range(0x280, 0x2A0), _ignored),

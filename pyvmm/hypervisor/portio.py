@@ -1,8 +1,8 @@
 """Port I/O of PV guests: who may, and what is there.
 
-A port is reached if the guest asked for it (virtual IOPL or its I/O bitmap) and, for the real one, the domain was given it
-(`Domain.ioports`). This machine has no devices on its ports, so what a domain was given reads as all ones and swallows writes; the
-configuration address port 0xcf8 is a latch of the domain's own, as in Xen.
+A port is reached if the guest asked for it (virtual IOPL or its I/O bitmap) and, for the real one, the domain was
+given it (`Domain.ioports`). This machine has no devices on its ports, so what a domain was given reads as all ones
+and swallows writes; the configuration address port 0xcf8 is a latch of the domain's own, as in Xen.
 
 Facts: xen/arch/x86/pv/emul-priv-op.c of Xen 4.17 (guest_io_okay, admin_io_okay, guest_io_read, rep_ins, rep_outs).
 """
@@ -11,7 +11,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyvmm.hypervisor.bounce import DF, GP, SS_VECTOR, VMASST_ARCHITECTURAL_IOPL, inject, inject_page_fault, is_guest_address
+from pyvmm.hypervisor.bounce import (
+    DF,
+    GP,
+    SS_VECTOR,
+    VMASST_ARCHITECTURAL_IOPL,
+    inject,
+    inject_page_fault,
+    is_guest_address,
+)
 from pyvmm.hypervisor.errors import XenError
 from pyvmm.machine import Reg
 
@@ -24,14 +32,18 @@ CONFIG_ADDRESS = 0xCF8
 
 
 def iopl_ok(v: VCpu) -> bool:
-    """The virtual IOPL covers the guest's mode. Its kernel counts as ring 1, as ring 0 under the architectural_iopl assist."""
+    """The virtual IOPL covers the guest's mode. Its kernel counts as ring 1, as ring 0 under the architectural_iopl
+    assist.
+    """
     if v.user_mode:
         return v.iopl >= 3
     return v.iopl >= (0 if v.domain.vm_assist & VMASST_ARCHITECTURAL_IOPL else 1)
 
 
 def guest_may(v: VCpu, port: int, size: int) -> bool:
-    """The guest allowed itself `size` bytes at `port`: by IOPL, or by the bitmap of PHYSDEVOP_set_iobitmap (unreadable bytes forbid)."""
+    """The guest allowed itself `size` bytes at `port`: by IOPL, or by the bitmap of PHYSDEVOP_set_iobitmap
+    (unreadable bytes forbid).
+    """
     if iopl_ok(v):
         return True
     if port + size > v.iobitmap_ports:
@@ -60,7 +72,9 @@ def write(domain: Domain, port: int, size: int, value: int) -> None:
 
 
 def string_io(v: VCpu, insn: Insn) -> bool:
-    """`ins` and `outs`, with their repetitions: the first fault ends it with the registers at the element that faulted."""
+    """`ins` and `outs`, with their repetitions: the first fault ends it with the registers at the element that
+    faulted.
+    """
     from pyvmm.hypervisor.emulate import done
 
     machine = v.hv.machine
@@ -99,7 +113,7 @@ def string_io(v: VCpu, insn: Insn) -> bool:
         inject_page_fault(v, address, 0 if out else 2)
         return True
     if insn.rep:
-        machine.count_iterations((rcx & width) - count)
+        machine.retire(0, (rcx & width) - count)
     return done(v, insn.end, "outs" if out else "ins")
 
 

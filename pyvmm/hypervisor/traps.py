@@ -1,9 +1,11 @@
-"""What the guest's exceptions and software interrupts become: something Xen handles, or a frame for the guest's handler.
+"""What the guest's exceptions and software interrupts become: something Xen handles, or a frame for the guest's
+handler.
 
 `RULES` says for each vector who looks at it first; every other one goes to the guest as it is.
 
-Facts: xen/arch/x86/traps.c (do_page_fault, do_general_protection, do_invalid_op, do_device_not_available, do_debug, do_int3),
-xen/arch/x86/x86_64/entry.S (int80_direct_trap, switch_to_kernel) of Xen 4.17; public/arch-x86/xen.h (trap_info).
+Facts: xen/arch/x86/traps.c (do_page_fault, do_general_protection, do_invalid_op, do_device_not_available, do_debug,
+do_int3), xen/arch/x86/x86_64/entry.S (int80_direct_trap, switch_to_kernel) of Xen 4.17; public/arch-x86/xen.h
+(trap_info).
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pyvmm.hypervisor import descriptors, emulate, ptwr, trace
+from pyvmm.hypervisor import debugreg, descriptors, emulate, ptwr, trace
 from pyvmm.hypervisor.bounce import (
     BP,
     CS32,
@@ -35,10 +37,9 @@ from pyvmm.machine import Fault, Reg, SoftInt
 if TYPE_CHECKING:
     from pyvmm.hypervisor.vcpu import VCpu
 
-PFEC_PRESENT, PFEC_WRITE, PFEC_USER, PFEC_RESERVED, PFEC_FETCH = 1, 2, 4, 8, 16
-DR6_BS, DR6_ONES = 1 << 14, 0xFFFF0FF0
-CR0_TS = 8
+PFEC_PRESENT, PFEC_WRITE, PFEC_RESERVED = 1, 2, 8
 LEGACY_SYSCALL_VECTOR = 0x80
+RDPMC = b"\x0f\x33"
 
 
 def fault(v: VCpu, event: Fault) -> None:
@@ -61,9 +62,8 @@ def page_fault(v: VCpu, error: int, address: int) -> None:
     if XEN_START <= address < XEN_END:
         if not error & PFEC_RESERVED and descriptors.table_fault(v, error, address):
             return
-    elif not v.user_mode and error & (PFEC_WRITE | PFEC_PRESENT | PFEC_RESERVED | PFEC_FETCH) == PFEC_WRITE | PFEC_PRESENT:
-        if ptwr.fault(v, address, error):
-            return
+    elif error & (PFEC_WRITE | PFEC_PRESENT) == PFEC_WRITE | PFEC_PRESENT and ptwr.fault(v, address, error):
+        return
     inject_page_fault(v, address, error)
 
 
@@ -75,22 +75,27 @@ def general_protection(v: VCpu, error: int, _address: int = 0) -> None:
 
 
 def invalid_opcode(v: VCpu, _error: int, _address: int) -> None:
-    """#UD: perhaps the forced emulation prefix."""
-    if not emulate.forced(v):
+    """#UD: perhaps the forced emulation prefix. (The engine has no rdpmc, which a CPU with CR4.PCE clear refuses with
+    #GP.)
+    """
+    if emulate.forced(v):
+        return
+    if emulate.fetch(v, v.hv.machine.get(Reg.RIP)).startswith(RDPMC):
+        inject(v, GP, 0)
+    else:
         inject(v, UD)
 
 
 def no_device(v: VCpu, _error: int, _address: int) -> None:
     """#NM: the guest's, if it asked for it by setting CR0.TS; delivery clears TS."""
-    if v.ctrlreg[0] & CR0_TS:
+    if v.ctrlreg[0] & debugreg.CR0_TS:
         inject(v, NM)
-        v.ctrlreg[0] &= ~CR0_TS
-    v.hv.machine.task_switched = False
+        debugreg.set_task_switched(v, False)
 
 
 def debug(v: VCpu, _error: int, _address: int) -> None:
     """#DB: RIP is after the instruction, so RF is not in the frame. What the machine raises is the single-step trap."""
-    v.debugreg[6] |= DR6_BS | DR6_ONES
+    v.debugreg[6] |= debugreg.DR6_BS | debugreg.DR6_ONES
     inject(v, DB, resume=False)
 
 
@@ -107,8 +112,9 @@ RULES: dict[int, Rule] = {
 def software_interrupt(v: VCpu, event: SoftInt) -> None:
     """`int3`, `into` and `int n`; RIP is after the instruction.
 
-    Vectors 3, 4 and 0x80 have gates of their own, so the DPL in the guest's trap table is not looked at. For the others Xen sees the #GP that
-    an `int n` raises: where the DPL allows, the handler is entered with RIP two bytes on (whatever the prefixes), else the #GP is the guest's.
+    Vectors 3, 4 and 0x80 have gates of their own, so the DPL in the guest's trap table is not looked at. For the
+    others Xen sees the #GP that an `int n` raises: where the DPL allows, the handler is entered with RIP two bytes on
+    (whatever the prefixes), else the #GP is the guest's.
     """
     machine, vector = v.hv.machine, event.vector
     v.domain.counters.exceptions += 1
@@ -133,7 +139,9 @@ _SYSCALL = (Reg.RIP, Reg.RFLAGS, Reg.CS)
 
 
 def user_syscall(v: VCpu) -> None:
-    """`syscall` in guest user mode: the syscall callback, with the selectors SYSCALL assumes; without a callback, #UD at the instruction."""
+    """`syscall` in guest user mode: the syscall callback, with the selectors SYSCALL assumes; without a callback, #UD
+    at the instruction.
+    """
     machine = v.hv.machine
     rip, flags, cs = machine.get_many(_SYSCALL)
     compat = cs != CS64 and not descriptors.is_long_mode(v, cs)
