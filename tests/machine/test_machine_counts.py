@@ -8,7 +8,7 @@ import pytest
 from tests.machine.machine_guest import CODE, DATA, STACK, US, Guest, P, RW
 
 from pyvmm.machine import BudgetUsed, Exit, Fault, Machine, Reg, SoftInt, Syscall
-from test_machine_basics import ENGINES
+from tests.machine.test_machine_basics import ENGINES
 
 OTHERS = [e for e in ENGINES if e != "step"]
 
