@@ -50,7 +50,7 @@ class Hypervisor:
         self.policy: Policy = policy or RoundRobin()
         self.current: VCpu | None = None
         self.last: VCpu | None = None
-        self.loaded: VCpu | None = None  # whose registers `cpu` made ready; None after the machine's context was something else
+        self.loaded: VCpu | None = None  # whose registers `cpu` made ready
         self.recent: Recent | None = None  # the last events, for crash reports, if somebody keeps them
         # What a handler may ask of the run loop, which otherwise lets the guest go on inside the engine. `leave`: give
         # up the CPU (the vCPU blocked, yielded, is paused or gone; another one woke). `look`: stop the engine and look

@@ -65,7 +65,8 @@ class Native:
     def __init__(self, v: VCpu, scratch_va: int) -> None:
         self.v = v
         self.domid = v.domain.domid
-        self._scratch, self._scratch_used = scratch_va, 0
+        self._scratch = scratch_va
+        self._scratch_first = self._scratch_used = 0 if scratch_va else 16  # address 0 would be a null handle
         self._ready: deque[tuple[Task, Any]] = deque()
         self._waiting: list[tuple[Wake, Task]] = []
         self._fired: set[int] = set()
@@ -81,10 +82,10 @@ class Native:
         """The address of a short-lived buffer holding `data` (or of `data` zero bytes), for hypercall arguments."""
         data = bytes(data) if isinstance(data, int) else data
         size = -(-len(data) // 16) * 16
-        if size > self.SCRATCH_PAGES * PAGE:
+        if size > self.SCRATCH_PAGES * PAGE - self._scratch_first:
             raise ValueError(f"a hypercall argument of {len(data)} bytes does not fit the scratch area")
         if self._scratch_used + size > self.SCRATCH_PAGES * PAGE:
-            self._scratch_used = 0
+            self._scratch_used = self._scratch_first
         va = self._scratch + self._scratch_used
         self._scratch_used += size
         self.v.space.write(va, data)
@@ -120,6 +121,16 @@ class Native:
         port = min(port for port in ports if port in self._fired)
         self._fired.discard(port)
         return port
+
+    def fired(self, *ports: int) -> bool:
+        """An event on one of `ports` waits to be taken."""
+        return not self._fired.isdisjoint(ports)
+
+    def take_fired(self, *ports: int) -> list[int]:
+        """Take all events on `ports`; those that there were, ascending."""
+        found = sorted(self._fired.intersection(ports))
+        self._fired.difference_update(found)
+        return found
 
     def notify(self, port: int) -> None:
         """Mark `port` as fired for the tasks of this domain (used by the runtime)."""

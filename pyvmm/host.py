@@ -1,0 +1,538 @@
+"""The public API: a host, the domains on it, and what a run did.
+
+    >>> from pyvmm.host import Host
+    >>> host = Host(memory=256 << 20)
+    >>> guest = host.create("hello", memory=32 << 20, cmdline="example")
+    >>> result = host.run()
+    >>> result.exit
+    'poweroff'
+    >>> guest.console.text.splitlines()[0]
+    'Hello from a PV guest.'
+    >>> host.close()
+
+`create` makes a domU, as `xl create` does: a native dom0 on the host runs the XenStore and the console daemon for it. `create_dom0` gives a
+kernel dom0's place and rights instead; such a host has no other domains but those that this dom0 makes. `run` runs all of them until
+every guest has shut down. Same images, configuration and seed: the same result, to the bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from pyvmm import images
+from pyvmm.abi import sched, xen
+from pyvmm.backends.console import Console, Xenconsoled
+from pyvmm.backends.xenstored import Xenstored
+from pyvmm.errors import ConfigError, ImageError, MemoryShortage
+from pyvmm.hypervisor import event_channel, lifecycle, subsystems
+from pyvmm.hypervisor import trace as events
+from pyvmm.hypervisor.digest import Digest
+from pyvmm.hypervisor.dom0_build import Kernel, construct_dom0
+from pyvmm.hypervisor.domain import Domain as XenDomain
+from pyvmm.hypervisor.hypervisor import Hypervisor, Outcome
+from pyvmm.hypervisor.runstate import wake
+from pyvmm.hypervisor.scheduler import Policy
+from pyvmm.machine import Machine
+from pyvmm.toolstack.build import PAGE, DomainConfig, build_domain
+from pyvmm.toolstack.libxc import HypercallError, Libxc
+from pyvmm.toolstack.xl import remove_domain, write_console, write_domain
+from pyvmm.xenstore import Client
+
+MIB = 1 << 20
+DEFAULT_HOST_MEMORY = 512 * MIB
+DEFAULT_GUEST_MEMORY = 128 * MIB
+LARGEST_MEMORY = 16 << 30
+SMALLEST_MEMORY = 16 * MIB
+DOM0_PAGES = 64  # of the native dom0
+KEY_PAUSE = 0.02  # seconds a person at the keyboard is waited for before virtual time goes on to the next timer
+
+# SHUTDOWN_* of public/sched.h: what a run's or a domain's end is called.
+SHUTDOWN_NAMES = {
+    sched.SHUTDOWN_poweroff: "poweroff",
+    sched.SHUTDOWN_reboot: "reboot",
+    sched.SHUTDOWN_suspend: "suspend",
+    sched.SHUTDOWN_crash: "crash",
+    sched.SHUTDOWN_watchdog: "crash",
+    sched.SHUTDOWN_soft_reset: "reboot",
+}
+# A run's end, by how much it should worry: that of the guest that comes first here is the run's.
+EXITS = ("crash", "reboot", "suspend", "poweroff")
+EXIT_STATUS = {"poweroff": 0, "suspend": 0, "left": 0, "reboot": 3, "crash": 4, "budget": 5, "deadlock": 6}
+_DETERMINISTIC = uuid.UUID("7c2f9a4e-5b0d-5d52-9a41-5f0c6d1f7a10")  # namespace of domains' UUIDs
+
+
+class Keyboard(Protocol):
+    """A person typing. `left` becomes true when the person wants to leave, `closed` when no more can come."""
+
+    left: bool
+    closed: bool
+
+    def read(self, seconds: float) -> bytes:
+        """What was typed; waits at most `seconds` for it."""
+
+
+@dataclass(frozen=True)
+class DomainResult:
+    """What one domain did. Counts are exact; a native domain executes no instructions. `exit` is None while it runs."""
+
+    domid: int
+    name: str
+    instructions: int
+    rep_iterations: int
+    hypercalls: Mapping[str, int]
+    exceptions: int
+    events_sent: int
+    events_received: int
+    switches: int
+    exit: str | None = None
+    crash_report: str | None = None
+    console: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run so far: why it stopped (`exit`, a key of `EXIT_STATUS`), what each domain did, and the fingerprint of all events."""
+
+    exit: str
+    digest: str
+    host_seconds: float
+    images: Mapping[str, str]
+    domains: tuple[DomainResult, ...]
+
+    @property
+    def exit_status(self) -> int:
+        """What a command that made this run returns to the shell."""
+        return EXIT_STATUS[self.exit]
+
+    def domain(self, name: str) -> DomainResult:
+        """The domain called `name`; KeyError when there is none."""
+        for domain in self.domains:
+            if domain.name == name:
+                return domain
+        raise KeyError(name)
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as plain data: what ``pyvmm run --json`` writes."""
+        domains = [asdict(domain) for domain in self.domains]
+        for domain in domains:
+            for text in ("exit", "crash_report", "console"):
+                del domain[text]
+        return {
+            "exit": self.exit,
+            "digest": self.digest,
+            "host_seconds": self.host_seconds,
+            "images": dict(self.images),
+            "domains": domains,
+        }
+
+
+class Domain:
+    """A guest on a host: a handle made by `Host.create` and `Host.create_dom0`."""
+
+    def __init__(self, host: Host, domain: XenDomain) -> None:
+        self._host = host
+        self._domain = domain
+        self.console = Console()
+
+    def __repr__(self) -> str:
+        return f"<Domain {self.domid} {self.name!r}>"
+
+    @property
+    def domid(self) -> int:
+        """Its number."""
+        return self._domain.domid
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._domain.name
+
+    @property
+    def xen(self) -> XenDomain:
+        """The hypervisor's own record of it."""
+        return self._domain
+
+    @property
+    def exit(self) -> str | None:
+        """How it ended: poweroff, reboot, suspend or crash; None while it runs."""
+        code = self._domain.shutdown_code
+        return None if code is None else SHUTDOWN_NAMES.get(code, "crash")
+
+    @property
+    def crash_report(self) -> str | None:
+        """If the hypervisor crashed it: why, and in which state it was."""
+        return self._domain.crash_report
+
+    def result(self) -> DomainResult:
+        """What it has done so far."""
+        return _result_of(self._domain, self)
+
+    def destroy(self) -> None:
+        """End it and give back everything it holds. Doing it again does nothing."""
+        self._host.destroy(self)
+
+
+def _result_of(domain: XenDomain, handle: Domain | None) -> DomainResult:
+    c = domain.counters
+    return DomainResult(
+        domid=domain.domid,
+        name=domain.name,
+        instructions=c.instructions,
+        rep_iterations=c.rep_iterations,
+        hypercalls=dict(sorted(c.hypercalls.items())),
+        exceptions=c.exceptions,
+        events_sent=c.events_sent,
+        events_received=c.events_received,
+        switches=c.switches,
+        exit=handle.exit if handle else None,
+        crash_report=domain.crash_report,
+        console=handle.console.text if handle else "",
+    )
+
+
+class Host:
+    """One emulated machine with Xen on it.
+
+    `memory` in bytes; `engine`: "fast", "pure", "step" or "auto"; `seed` goes into all that a host chooses freely (domains' UUIDs). `policy`
+    replaces the round-robin scheduler. `digest=False` saves the time of hashing every event; the result's digest is then empty.
+    """
+
+    def __init__(
+        self,
+        memory: int = DEFAULT_HOST_MEMORY,
+        *,
+        engine: str = "auto",
+        seed: int = 0,
+        policy: Policy | None = None,
+        digest: bool = True,
+    ) -> None:
+        if not SMALLEST_MEMORY <= memory <= LARGEST_MEMORY or memory % PAGE:
+            raise ConfigError(
+                f"a host of {memory} bytes: it needs whole pages, from {SMALLEST_MEMORY // MIB} MiB to {LARGEST_MEMORY // MIB} MiB"
+            )
+        assert subsystems  # imported for the hypercalls it registers
+        self.seed = seed
+        self.machine = Machine(memory=memory, engine=engine)
+        self.hypervisor = Hypervisor(self.machine, policy=policy)
+        self.images: dict[str, str] = {}
+        self.domains: list[Domain] = []
+        self._digest = Digest()
+        if digest:
+            self.hypervisor.trace.listen(self._digest)
+        self._seconds = 0.0
+        self._services: Services | None = None
+        self._ended: list[DomainResult] = []
+        self.hypervisor.console_sinks.append(self._console_io)
+
+    # -- making domains
+
+    def create(
+        self,
+        image: str | Path,
+        *,
+        name: str | None = None,
+        memory: int = DEFAULT_GUEST_MEMORY,
+        vcpus: int = 1,
+        cmdline: str = "",
+        ramdisk: str | Path | None = None,
+    ) -> Domain:
+        """A domU booting `image` (a shipped name or a file), ready to run. `ImageError`, `MemoryShortage`, `ConfigError`: nothing is left."""
+        data, shown = self._load(image)
+        module = _read(Path(ramdisk), "ramdisk") if ramdisk is not None else b""
+        if self._services is None and self.hypervisor.domains:
+            raise ConfigError("domain 0 is a guest here: it makes the other domains, not the host")
+        config = DomainConfig(
+            name=name or self._unused(Path(shown).name),
+            image=data,
+            image_path=shown,
+            memory=memory,
+            vcpus=vcpus,
+            cmdline=cmdline,
+            ramdisk=module,
+            ramdisk_path=str(ramdisk or ""),
+        )
+        if any(domain.name == config.name for domain in self.domains):
+            raise ConfigError(f"there is a domain called {config.name} already")
+        services = self.services
+        identity = uuid.uuid5(_DETERMINISTIC, f"{self.seed} {self.hypervisor.last_domid} {config.name}")
+        built = build_domain(services.xc, config, identity)
+        self._note(shown, data)
+        if ramdisk is not None:
+            self._note(str(ramdisk), module)
+        xen_domain = self.hypervisor.domains[built.domid]
+        xen_domain.name = config.name
+        domain = Domain(self, xen_domain)
+        self.domains.append(domain)
+        services.start(config, built)
+        return domain
+
+    def create_dom0(
+        self,
+        image: str | Path,
+        *,
+        name: str | None = None,
+        memory: int | None = None,
+        vcpus: int = 1,
+        cmdline: str = "",
+        ramdisk: str | Path | None = None,
+    ) -> Domain:
+        """Domain 0 booting `image`, with its rights. `memory`: None gives what Xen gives by default, nearly all. Errors as for `create`."""
+        if self.hypervisor.domains:
+            raise ConfigError("there is a domain 0 already")
+        data, shown = self._load(image)
+        module = _read(Path(ramdisk), "ramdisk") if ramdisk is not None else b""
+        if memory is not None and (memory < PAGE or memory % PAGE):
+            raise ConfigError(f"{memory} bytes of memory: a domain has whole pages of {PAGE} bytes")
+        if not 1 <= vcpus <= 128:
+            raise ConfigError(f"{vcpus} vCPUs: a domain has 1 to 128")
+        if len(cmdline.encode()) >= xen.start_info.cmd_line.size:
+            raise ConfigError(f"the command line is longer than {xen.start_info.cmd_line.size - 1} bytes")
+        kernel = Kernel(data, shown, cmdline.encode(), module)
+        built = construct_dom0(
+            self.hypervisor,
+            kernel,
+            name=name or Path(shown).name,
+            nr_pages=None if memory is None else memory // PAGE,
+            vcpus=vcpus,
+        )
+        self._note(shown, data)
+        if ramdisk is not None:
+            self._note(str(ramdisk), module)
+        domain = Domain(self, built)
+        self.domains.append(domain)
+        return domain
+
+    def _load(self, image: str | Path) -> tuple[bytes, str]:
+        """The kernel's bytes, and what to call it: a shipped image by its name, else the file as it was given."""
+        if isinstance(image, str) and "/" not in image and image in images.names():
+            return _read(images.path(image), "image"), image
+        return _read(Path(image), "image"), str(image)
+
+    def _note(self, shown: str, data: bytes) -> None:
+        self.images[shown] = hashlib.sha256(data).hexdigest()
+
+    def _unused(self, name: str) -> str:
+        taken = {domain.name for domain in self.domains}
+        found, number = name, 1
+        while found in taken:
+            number += 1
+            found = f"{name}-{number}"
+        return found
+
+    @property
+    def services(self) -> Services:
+        """The native dom0 with its toolstack, XenStore and console daemon; made when first asked for."""
+        if self._services is None:
+            try:
+                self._services = Services(self)
+            except HypercallError as error:
+                raise MemoryShortage(f"the host is too small for its own services ({error})") from None
+        return self._services
+
+    @property
+    def xenstore(self) -> Client:
+        """A client of the host's XenStore, with dom0's rights."""
+        return self.services.tools
+
+    # -- running
+
+    def run(self, max_instructions: int | None = None, *, keyboard: Keyboard | None = None) -> Result:
+        """Run until every guest has shut down, `max_instructions` more have retired, nothing can ever run again (exit "deadlock"), or the
+        person at the `keyboard`, which types on the newest guest's console, leaves. May be called again."""
+        hv = self.hypervisor
+        typing = _Typing(self, keyboard) if keyboard is not None else None
+        idle = [source for source in (self._idle, typing.idle if typing else None) if source is not None]
+        hv.idle_sources += idle
+        started = time.perf_counter()
+        try:
+            outcome = hv.run(lambda: self._between_slices(typing), max_instructions)
+        finally:
+            self._seconds += time.perf_counter() - started
+            for source in idle:
+                hv.idle_sources.remove(source)
+        left = typing is not None and typing.keyboard.left
+        return self.result("left" if left and not self._all_ended() else self._exit(outcome))
+
+    def _between_slices(self, typing: _Typing | None) -> bool:
+        if self._services is not None:
+            self._services.consoled.poll()
+        if typing is not None and typing.poll():
+            return True
+        return self._all_ended()
+
+    def _all_ended(self) -> bool:
+        """Every guest has ended, and the services have done what followed from that."""
+        if not all(domain.xen.is_shut_down or domain.xen.dying for domain in self.domains):
+            return False
+        return self._services is None or not self._services.api.v.runnable
+
+    def _exit(self, outcome: Outcome) -> str:
+        if outcome is Outcome.DEADLOCK:
+            return "deadlock"
+        if outcome is Outcome.BUDGET:
+            return "budget"
+        ends = {domain.exit for domain in self.domains}
+        return next((end for end in EXITS if end in ends), "poweroff")
+
+    def result(self, exit: str) -> Result:
+        """What was done so far; `exit` says why it is looked at now."""
+        handles = {domain.domid: domain for domain in self.domains}
+        live = [_result_of(d, handles.get(d.domid)) for d in self.hypervisor.domains.values()]
+        return Result(
+            exit=exit,
+            digest=self._digest.hexdigest() if self._digest.events else "",
+            host_seconds=round(self._seconds, 6),
+            images=dict(self.images),
+            domains=tuple(sorted([*self._ended, *live], key=lambda d: d.domid)),
+        )
+
+    def destroy(self, domain: Domain) -> None:
+        """End `domain`: it is off the CPU, out of the XenStore, and all it held is back."""
+        if domain not in self.domains:
+            return
+        if self._services is None:
+            lifecycle.destroy_domain(domain.xen)
+        else:
+            self._services.end(domain.domid)
+        self._ended.append(domain.result())
+        self.domains.remove(domain)
+
+    def _idle(self) -> bool:
+        if self._services is not None:
+            return self._services.consoled.idle()
+        return self._type_dom0()
+
+    def _type_dom0(self) -> bool:
+        """A dom0 guest reads its console by CONSOLEIO_read when VIRQ_CONSOLE tells it to."""
+        hv = self.hypervisor
+        if hv.console_input or not self.domains:
+            return False
+        return self._type(self.domains[0], self.domains[0].console.next_line(1 << 20)) > 0
+
+    def _type(self, domain: Domain, data: bytes) -> int:
+        """Hand `data` to the domain's console now; returns how much of it was taken."""
+        if not data:
+            return 0
+        if self._services is not None:
+            return self._services.consoled.type(domain.domid, data)
+        hv = self.hypervisor
+        hv.console_input += data
+        if hv.trace.on:
+            hv.trace.emit(events.CONSOLE_INPUT, domain.domid, 0, data)
+        event_channel.send_global_virq(hv, event_channel.VIRQ_CONSOLE)
+        return len(data)
+
+    def _console_io(self, domain: XenDomain, data: bytes) -> None:
+        for handle in self.domains:
+            if handle.xen is domain:
+                handle.console.printed(data)
+
+    # -- the end
+
+    def close(self) -> None:
+        """Destroy all guests. A host that is not closed keeps its memory until it is collected."""
+        for domain in list(self.domains):
+            self.destroy(domain)
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Services:
+    """The native dom0: toolstack, XenStore daemon and console daemon."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        _, self.api = lifecycle.create_native(
+            host.hypervisor, 0, name="dom0", memory_pages=DOM0_PAGES, privileged=True
+        )
+        self.xc = Libxc(self.api)
+        self.xenstored = Xenstored(self.xc)
+        self.tools = self.xenstored.client()
+        self.xenstored.store.introduce(0, 0, 0)
+        self.tools.write("/local/domain/0/domid", "0")
+        self.tools.write("/local/domain/0/name", "Domain-0")
+        self.consoled = Xenconsoled(self.xc, self.xenstored.client(), self._console_of)
+        self.api.spawn(self.xenstored.run())
+        self.api.spawn(self.consoled.run())
+
+    def _console_of(self, domid: int) -> Console:
+        return next(domain.console for domain in self._host.domains if domain.domid == domid)
+
+    def start(self, config: DomainConfig, built: Any) -> None:
+        """Tell the XenStore of a new domain, introduce it, and let it run."""
+        write_domain(self.tools, config, built)
+        write_console(self.tools, built)
+        self.tools.introduce(built.domid, built.store_mfn, built.store_port)
+        self.xc.domctl("unpausedomain", built.domid)
+        self._look()
+
+    def end(self, domid: int) -> None:
+        """Take a domain out of the store and destroy it."""
+        self.xc.domctl("pausedomain", domid)
+        remove_domain(self.tools, domid)
+        self.tools.release(domid)
+        self.consoled.check_domains()
+        self.xc.domctl("destroydomain", domid)
+        self.xenstored.pump()
+        self._look()
+
+    def _look(self) -> None:
+        """Something was done from outside the run loop: let the services look."""
+        wake(self.api.v)
+
+
+class _Typing:
+    """A person typing on the newest guest's console while the host runs."""
+
+    def __init__(self, host: Host, keyboard: Keyboard) -> None:
+        self.keyboard = keyboard
+        self._host = host
+        self._typed = bytearray()
+
+    def _hand_over(self) -> bool:
+        host = self._host
+        if not self._typed or not host.domains:
+            return False
+        taken = host._type(host.domains[-1], bytes(self._typed))
+        del self._typed[:taken]
+        return taken > 0
+
+    def poll(self) -> bool:
+        """Between two slices: take what was typed meanwhile. Whether the person left."""
+        self._typed += self.keyboard.read(0)
+        self._hand_over()
+        return self.keyboard.left
+
+    def idle(self) -> bool:
+        """Nobody can run: wait for a key; no longer than a moment if a timer is set, for that is then the next thing to happen."""
+        hv = self._host.hypervisor
+        while not self.keyboard.closed and not self.keyboard.left:
+            self._typed += self.keyboard.read(KEY_PAUSE)
+            if self._hand_over():
+                return True
+            if hv.timers.next() is not None:
+                return False
+        return self.keyboard.left
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot read the {what} {path}: {error.strerror}") from None
+
+
+__all__ = ["Domain", "DomainResult", "Host", "Keyboard", "Result"]
