@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+if not os.environ.get("CI"):  # hypothesis has a profile of its own for that: the same examples every time
+    settings.register_profile("pyvmm", deadline=None)  # host time says nothing here, machines are noisy
+    settings.load_profile("pyvmm")
 
 DEBIAN = {  # package: a program or file of it whose presence means that it is installed
     "gcc": "gcc",
