@@ -57,7 +57,8 @@ void check_time(void)
     once = (struct vcpu_set_singleshot_timer){1, 1};
     answer("vcpu_op: set_singleshot_timer in the past, with the flag that no longer counts", hypercall_vcpu_op(VCPUOP_set_singleshot_timer, 0, &once), 0);
     answer("vcpu_op: stop_singleshot_timer", hypercall_vcpu_op(VCPUOP_stop_singleshot_timer, 0, NULL), 0);
-    answer("vcpu_op: set_singleshot_timer of another vcpu", hypercall_vcpu_op(VCPUOP_set_singleshot_timer, 1, &once), by_role(-ENOENT, -EINVAL));
+    answer("vcpu_op: set_singleshot_timer of another vcpu", hypercall_vcpu_op(VCPUOP_set_singleshot_timer, 1, &once),
+           hypercall_vcpu_op(VCPUOP_is_up, 1, NULL) < 0 ? -ENOENT : -EINVAL);
     struct vcpu_set_periodic_timer period = {999999};
     answer("vcpu_op: set_periodic_timer below 1 ms", hypercall_vcpu_op(VCPUOP_set_periodic_timer, 0, &period), -EINVAL);
     period.period_ns = 1UL << 63;

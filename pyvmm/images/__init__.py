@@ -27,7 +27,7 @@ class Manifest(TypedDict):
     """The manifest: one compiler and one set of flags for all images."""
 
     compiler: str
-    flags: list[str]
+    flags: str
     images: dict[str, ImageRecord]
 
 

@@ -1,9 +1,9 @@
 """Builds the guest images from `guests/` with the pinned compiler: `pyvmm images build`.
 
-There is no make: a guest is every file of `guests/kernel` and of its own folder, compiled in the order of their names and
-linked by `guests/kernel/kernel.ld`. The hypercall stubs and prototypes are generated from `hypercalls.list`. The
-compiler is the one in the `ziglang` wheel, whose output depends on nothing of the machine it runs on, so that an image
-can be rebuilt and compared bit by bit.
+There is no make: a guest is every file of `guests/kernel` and of its own folder, compiled one by one and linked in the
+order of their names by `guests/kernel/kernel.ld`. The hypercall stubs and prototypes are generated from
+`hypercalls.list`. The compiler is the one in the `ziglang` wheel, whose output depends on nothing of the machine it
+runs on, so that an image can be rebuilt and compared bit by bit.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -81,7 +80,12 @@ def generate(calls: Sequence[tuple[int, str, str]]) -> tuple[str, str]:
     """The stubs (assembly) and prototypes (a header) of the hypercalls."""
     stubs, header = [".text"], ["/* Generated from hypercalls.list. */", "#pragma once", '#include "xen.h"']
     for number, name, parameters in calls:
-        stubs += [f".globl hypercall_{name}", f"hypercall_{name}:", "mov %rcx, %r10", f"jmp hypercall_page + {number * 32}"]
+        stubs += [
+            f".globl hypercall_{name}",
+            f"hypercall_{name}:",
+            "mov %rcx, %r10",
+            f"jmp hypercall_page + {number * 32}",
+        ]
         header.append(f"s64 hypercall_{name}({parameters});")
         header.append(f"#define HYPERVISOR_{name} {number}UL")
     stubs.append('.section .note.GNU-stack, "", @progbits')
@@ -112,8 +116,8 @@ def _run(command: Sequence[str], cwd: Path) -> None:
 def build(name: str, output: Path, guests: Path = GUESTS, cc: Sequence[str] | None = None) -> None:
     """Builds guest `name` into the file `output`.
 
-    `cc` is a compiler of the user's own, called as the pinned one is (clang's options); results with such an image are not comparable
-    with those of the shipped one. BuildError with the compiler's words when it fails.
+    `cc` is a compiler of the user's own, called as the pinned one is (clang's options); results with such an image
+    are not comparable with those of the shipped one. BuildError with the compiler's words when it fails.
     """
     command = list(cc) if cc is not None else compiler()
     with tempfile.TemporaryDirectory() as temporary:
@@ -141,7 +145,9 @@ def build(name: str, output: Path, guests: Path = GUESTS, cc: Sequence[str] | No
 def record(guest: Guest, file: Path, guests: Path = GUESTS) -> ImageRecord:
     """The manifest's entry for an image just built."""
     sha = hashlib.sha256(file.read_bytes()).hexdigest()
-    return ImageRecord(file=file.name, description=guest.description, sha256=sha, sources=sources_hash(guest.name, guests))
+    return ImageRecord(
+        file=file.name, description=guest.description, sha256=sha, sources=sources_hash(guest.name, guests)
+    )
 
 
 def build_all(directory: Path = DIRECTORY, guests: Path = GUESTS, only: Sequence[str] = ()) -> Manifest:
@@ -152,8 +158,10 @@ def build_all(directory: Path = DIRECTORY, guests: Path = GUESTS, only: Sequence
         if not only or guest.name in only:
             build(guest.name, directory / guest.name, guests)
             images[guest.name] = record(guest, directory / guest.name, guests)
-    result = Manifest(compiler=compiler_version(), flags=[*CFLAGS, *LDFLAGS], images=dict(sorted(images.items())))
-    file.write_text(re.sub(r'(?<!\]),\n {4}"-', ', "-', json.dumps(result, indent=2)) + "\n")
+    result = Manifest(
+        compiler=compiler_version(), flags=" ".join((*CFLAGS, *LDFLAGS)), images=dict(sorted(images.items()))
+    )
+    file.write_text(json.dumps(result, indent=2) + "\n")
     return result
 
 
