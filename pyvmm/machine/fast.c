@@ -22,6 +22,14 @@ enum { REG_RAX = 35, REG_RCX = 38, REG_RDI = 39, REG_RDX = 40, REG_RIP = 41, REG
 enum { HOOK_INTR = 1, HOOK_INSN = 2, HOOK_BLOCK = 8, HOOK_INSN_INVALID = 16384, HOOK_EDGE = 32768 };
 enum { INS_SYSCALL = 699 };
 
+#if defined(__GNUC__)
+#define LIKELY(x) __builtin_expect(!!(x), 1)
+#define COLD __attribute__((noinline))
+#else
+#define LIKELY(x) (x)
+#define COLD
+#endif
+
 #define TF 0x100u
 #define PAGE 4096u
 #define CONTEXT_HEADER 40
@@ -32,7 +40,6 @@ enum { NOTHING, FIT, STEPS, EXCEPTION, INVALID, SYSCALL, STOP, SLICE, REP_LIMIT,
 enum { PLAIN, REP, STEPPED, SINGLE };
 
 typedef struct {
-    void *(*unused)(void);
     int (*reg_read)(void *, int, void *);
     int (*reg_write)(void *, int, const void *);
     int (*emu_start)(void *, uint64_t, uint64_t, uint64_t, size_t);
@@ -44,7 +51,8 @@ typedef struct {
 
 typedef struct { uint32_t n, kind, k, mask32; } pv_plan;
 
-typedef struct { uint64_t pc, tag; pv_plan plan; uint64_t cost; } near_entry;
+/* 32 bytes, so that two fill a cache line. `tag` is epoch and size, `cost` the count (see SPECIAL). */
+typedef struct { uint64_t pc, tag, cost; uint32_t kind_mask, k; } near_entry;
 typedef struct { uint64_t pa, pa2; uint32_t size; pv_plan plan; } plan_entry;
 
 /* A block that needs more than counting costs this much, so that one comparison finds both it and the end of the budget. */
@@ -62,7 +70,8 @@ typedef struct pv_engine {
     int32_t mode, why, vector, error_code, software, step_count;
     int32_t step_tf, step_counted, stop_requested, in_callback, declined, failed, has_handler;
     /* private */
-    uint64_t epoch;
+    uint64_t epoch; /* in the upper half */
+    near_entry *last; /* the block entered last, if not yet copied to block_pc and block_size */
     uint64_t slice_end; /* the bound while none is forced */
     void *uc;
     pv_library lib;
@@ -142,6 +151,15 @@ static plan_entry *locate(pv_engine *e, uint64_t pc, uint32_t size, uint64_t *pa
     return &e->plans[hash >> 48 & (PLANS_SIZE - 1)];
 }
 
+static void pv_settle(pv_engine *e)
+{
+    if (e->last) {
+        e->block_pc = e->last->pc;
+        e->block_size = (uint32_t)e->last->tag;
+        e->last = NULL;
+    }
+}
+
 static near_entry *near_place(pv_engine *e, uint64_t pc)
 {
     return &e->near[(pc ^ pc >> 13) & (NEAR_SIZE - 1)];
@@ -150,21 +168,20 @@ static near_entry *near_place(pv_engine *e, uint64_t pc)
 static near_entry *find_plan(pv_engine *e, uint64_t pc, uint32_t size)
 {
     near_entry *n = near_place(e, pc);
-    uint64_t tag = e->epoch << 32 | size, pa, pa2;
+    uint64_t tag = e->epoch | size, pa, pa2;
+    pv_plan plan;
     if (n->pc == pc && n->tag == tag)
         return n;
     plan_entry *p = locate(e, pc, size, &pa, &pa2);
     int same = p && p->pa == pa && p->pa2 == pa2 && p->size == size;
     if (same && p->plan.n) {
-        n->plan = p->plan;
+        plan = p->plan;
     } else {
-        pv_py_plan(pc, size, same ? p->plan.k : 0, &n->plan);
+        pv_py_plan(pc, size, same ? p->plan.k : 0, &plan);
         if (p)
-            *p = (plan_entry){pa, pa2, size, n->plan};
+            *p = (plan_entry){pa, pa2, size, plan};
     }
-    n->pc = pc;
-    n->tag = tag;
-    n->cost = n->plan.n + (n->plan.kind == PLAIN ? 0 : SPECIAL);
+    *n = (near_entry){pc, tag, plan.n + (plan.kind == PLAIN ? 0 : SPECIAL), plan.kind << 1 | plan.mask32, plan.k};
     return n;
 }
 
@@ -198,6 +215,7 @@ static void again(pv_engine *e, uint64_t pc, uint32_t size)
 /* Everything that is not just counting. `bound` is 0 while a repeated instruction is in progress, so that all blocks come here. */
 static void enter(pv_engine *e, uint64_t pc, uint32_t size, uint64_t bound)
 {
+    pv_settle(e);
     if (e->mode != BLOCKS) {
         if (e->mode == ONE_BLOCK && pc != e->one_block_at)
             stop(e, STOP);
@@ -220,7 +238,7 @@ static void enter(pv_engine *e, uint64_t pc, uint32_t size, uint64_t bound)
         stop(e, ERROR);
         return;
     }
-    pv_plan plan = n->plan;
+    pv_plan plan = {(uint32_t)n->cost, n->kind_mask >> 1, n->k, n->kind_mask & 1};
     if (plan.kind == SINGLE && pc - e->block_pc < e->block_size && size != e->block_size)
         /* A store into the block before: it was left at this instruction, which is now executed alone. */
         e->instructions -= pv_py_tail(e->block_pc, (uint32_t)e->block_size, pc - e->block_pc);
@@ -244,22 +262,25 @@ static void enter(pv_engine *e, uint64_t pc, uint32_t size, uint64_t bound)
     }
 }
 
+static COLD void special_block(pv_engine *e, uint64_t pc, uint32_t size)
+{
+    enter(e, pc, size, e->slice_end);
+    e->bound = e->rep_active || e->mode != BLOCKS || e->why != NOTHING ? 0 : e->slice_end;
+}
+
+/* The hot path: no stack frame, one comparison a fact. */
 static void on_block(void *uc, uint64_t pc, uint32_t size, void *data)
 {
     pv_engine *e = data;
     near_entry *n = near_place(e, pc);
     (void)uc;
-    if (n->pc == pc && n->tag == (e->epoch << 32 | size)) {
-        uint64_t after = e->instructions + n->cost;
-        if (after <= e->bound) {
-            e->instructions = after;
-            e->block_pc = pc;
-            e->block_size = size;
-            return;
-        }
+    uint64_t after = e->instructions + n->cost;
+    if (LIKELY(n->pc == pc && n->tag == (e->epoch | size) && after <= e->bound)) {
+        e->instructions = after;
+        e->last = n;
+        return;
     }
-    enter(e, pc, size, e->slice_end);
-    e->bound = e->rep_active || e->mode != BLOCKS || e->why != NOTHING ? 0 : e->slice_end;
+    special_block(e, pc, size);
 }
 
 typedef struct { uint64_t pc; uint16_t icount, size; } uc_tb;
@@ -272,6 +293,7 @@ static void on_edge(void *uc, uc_tb *current, uc_tb *previous, void *data)
     (void)previous;
     if (e->mode == FIRMWARE)
         return;
+    pv_settle(e);
     near_entry *n = near_place(e, current->pc);
     if (n->pc == current->pc)
         n->tag = ~0ull;
@@ -361,7 +383,7 @@ static pv_engine *pv_new(void *uc, void **functions, uintptr_t ram, uint64_t ram
     e->ram_size = ram_size;
     e->code = (uint8_t *)code;
     e->scratch = (uint8_t *)scratch;
-    e->epoch = 1;
+    e->epoch = 1ull << 32;
     size_t handle;
     int bad = e->lib.hook_add(uc, &handle, HOOK_INTR, (void *)on_intr, e, (uint64_t)1, (uint64_t)0);
     bad |= e->lib.hook_add(uc, &handle, HOOK_INSN_INVALID, (void *)on_invalid, e, (uint64_t)1, (uint64_t)0);
@@ -383,9 +405,11 @@ static void pv_free(pv_engine *e)
 /* CR3 changed or the TLB was flushed. */
 static void pv_new_epoch(pv_engine *e)
 {
-    if (++e->epoch >> 31) {
+    pv_settle(e);
+    e->epoch += 1ull << 32;
+    if (!e->epoch) {
         memset(e->near, 0, sizeof e->near);
-        e->epoch = 1;
+        e->epoch = 1ull << 32;
     }
 }
 
@@ -398,5 +422,6 @@ static int pv_go(pv_engine *e, int mode, uint64_t slice)
     e->iterations_left = (int64_t)slice / 8;
     e->bound = e->rep_active || mode != BLOCKS ? 0 : e->slice_end;
     e->lib.emu_start(e->uc, pv_read(e, REG_RIP), 0, 0, 0);
+    pv_settle(e);
     return e->why;
 }

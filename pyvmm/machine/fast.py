@@ -15,7 +15,7 @@ from pyvmm.machine.opcodes import Kind
 from pyvmm.machine.registers import FLAG_TF, Reg
 
 _FUNCTIONS: Final = (
-    "uc_close", "uc_reg_read", "uc_reg_write", "uc_emu_start", "uc_emu_stop", "uc_hook_add", "uc_context_save",
+    "uc_reg_read", "uc_reg_write", "uc_emu_start", "uc_emu_stop", "uc_hook_add", "uc_context_save",
     "uc_context_restore",
 )  # fmt: skip
 _MASK64: Final = (1 << 64) - 1
