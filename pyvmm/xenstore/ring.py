@@ -15,17 +15,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from pyvmm.abi.io import xs_wire
+
 from .connection import Connection
 
-RING_SIZE = 1024
-REQ, RSP = 0, 1024
-REQ_CONS, REQ_PROD, RSP_CONS, RSP_PROD = 2048, 2052, 2056, 2060
-SERVER_FEATURES, CONNECTION, ERROR = 2064, 2068, 2072
+_PAGE = xs_wire.xenstore_domain_interface
+RING_SIZE = xs_wire.XENSTORE_RING_SIZE
 PAGE_SIZE = 4096
+REQ = _PAGE.req.offset
+RSP = _PAGE.rsp.offset
+REQ_CONS = _PAGE.req_cons.offset
+REQ_PROD = _PAGE.req_prod.offset
+RSP_CONS = _PAGE.rsp_cons.offset
+RSP_PROD = _PAGE.rsp_prod.offset
+SERVER_FEATURES = _PAGE.server_features.offset
+CONNECTION = _PAGE.connection.offset
+ERROR = _PAGE.error.offset
 
-FEATURE_RECONNECTION, FEATURE_ERROR, FEATURE_WATCH_DEPTH = 1, 2, 4  # bits 0 to 2 of xenstore-ring.txt
-CONNECTED, RECONNECT = 0, 1
-ERROR_NONE, ERROR_COMM, ERROR_RINGIDX, ERROR_PROTO = 0, 1, 2, 3
+FEATURE_RECONNECTION = xs_wire.XENSTORE_SERVER_FEATURE_RECONNECTION
+FEATURE_ERROR = xs_wire.XENSTORE_SERVER_FEATURE_ERROR
+FEATURE_WATCH_DEPTH = 1 << 2  # bit 2 of xenstore-ring.txt; 4.17's header has no name for it
+CONNECTED = xs_wire.XENSTORE_CONNECTED
+RECONNECT = xs_wire.XENSTORE_RECONNECT
+ERROR_NONE = xs_wire.XENSTORE_ERROR_NONE
+ERROR_RINGIDX = xs_wire.XENSTORE_ERROR_RINGIDX
+ERROR_PROTO = xs_wire.XENSTORE_ERROR_PROTO
 
 
 class Page(Protocol):

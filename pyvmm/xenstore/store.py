@@ -14,8 +14,8 @@ from .permissions import DEFAULT, NEVER, TOOLS, Permissions
 from .quota import Ledger, Limits
 from .transaction import ConflictRule
 from .tree import Node, lookup, new_node, walk
-from .view import Change, Shared, View
-from .watches import INTRODUCE_DOMAIN, RELEASE_DOMAIN, WatchTable
+from .view import Change, Kind, Shared, View
+from .watches import INTRODUCE_DOMAIN, RELEASE_DOMAIN, Watch, WatchTable
 from .wire import PAYLOAD_MAX, Op, Packet, XsError
 
 Observer = Callable[[str, int, int, str, str], None]
@@ -219,31 +219,32 @@ class Store:
 
     def apply(self, view: View) -> None:
         """Make a view's root the store's, and tell those who watch."""
-        self.root = view.root
+        before, self.root = self.root, view.root
         self.shared.ledger.add(view.owned)
         if self.watches.count:
             for change in view.changes:
-                self._fire(change)
+                self._fire(change, before)
 
-    def _fire(self, change: Change) -> None:
-        if change.removed:
-            for path, node, parent, concerned in self.watches.lost(change):
-                for watch in concerned:
-                    if perms.READ & (
-                        perms.access(node.permissions, watch.connection.caller)
-                        | perms.access(parent.permissions, watch.connection.caller)
-                    ):
-                        watch.connection.event(watch.shown(text_of(path)), watch.token)
-        concerned = self.watches.matching(change.path)
-        if not concerned:
-            return
-        parent_node = lookup(self.root, change.path[:-1])
-        asked = [change.node.permissions]
-        if parent_node is not None:
-            asked.append(parent_node.permissions)
-        if change.old_permissions is not None:
-            asked.append(change.old_permissions)
-        text = text_of(change.path)
+    def _fire(self, change: Change, before: Node) -> None:
+        """Send the events of one change to the watchers that may read the node or its parent: as they were if it was
+        removed, as they are if it was written, either if its permissions changed. A node that a transaction made and
+        removed again concerns nobody."""
+        path = change.path
+        old, new = lookup(before, path), lookup(self.root, path)
+        asked: list[Permissions] = []
+        if old is not None and (new is None or change.kind is not Kind.WRITTEN):
+            asked += _around(before, path, old)
+        if new is not None and (old is None or change.kind is not Kind.REMOVED):
+            asked += _around(self.root, path, new)
+        if change.kind is Kind.REMOVED and old is not None:
+            for lost, node, parent, concerned in self.watches.lost(path, old):
+                self._tell(concerned, text_of(lost), [node.permissions, parent.permissions])
+        concerned = self.watches.matching(path)
+        if concerned:
+            self._tell(concerned, text_of(path), asked)
+
+    @staticmethod
+    def _tell(concerned: list[Watch], text: str, asked: list[Permissions]) -> None:
         for watch in concerned:
             caller = watch.connection.caller
             if any(perms.access(entries, caller) & perms.READ for entries in asked):
@@ -313,6 +314,12 @@ class Store:
             if self.connections.get(domain.connection.number) is not domain.connection:
                 problems.append(f"domain {domid} has a connection that is closed")
         return problems
+
+
+def _around(root: Node, path: Path, node: Node) -> list[Permissions]:
+    """The permissions of a node and of its parent."""
+    parent = lookup(root, path[:-1])
+    return [node.permissions] if parent is None else [node.permissions, parent.permissions]
 
 
 def paths_of_home(domid: int) -> Path:

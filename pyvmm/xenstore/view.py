@@ -8,6 +8,7 @@ own that is applied at once; a transaction keeps one until it ends.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import NamedTuple
 
 from . import permissions as perms
@@ -21,14 +22,19 @@ ABSENT = -1
 """The generation of a node that does not exist."""
 
 
+class Kind(Enum):
+    """What happened to a node."""
+
+    WRITTEN = 1
+    REMOVED = 2
+    PERMISSIONS = 3
+
+
 class Change(NamedTuple):
-    """One change, for the watches: the node as it is now (or was, when removed), and its permissions before
-    SET_PERMS."""
+    """One change, for the watches."""
 
     path: Path
-    node: Node
-    removed: bool = False
-    old_permissions: Permissions | None = None
+    kind: Kind
 
 
 @dataclass
@@ -91,7 +97,7 @@ class View:
         node = node.with_value(value, self.shared.next_generation())
         self._check_size(caller, node)
         self.root = replace(self.root, path, node)
-        self.changes.append(Change(path, node))
+        self.changes.append(Change(path, Kind.WRITTEN))
 
     def mkdir(self, caller: Caller, path: Path) -> None:
         """Make sure the node exists; one that does is left alone, and nobody is told. EACCES, ENOSPC."""
@@ -122,7 +128,7 @@ class View:
         self.root = replace(self.root, parent_path, parent)
         for _, gone in walk(node):
             self._own(gone.owner, -1)
-        self.changes.append(Change(path, node, removed=True))
+        self.changes.append(Change(path, Kind.REMOVED))
 
     def set_permissions(self, caller: Caller, path: Path, permissions: Permissions) -> None:
         """Replace the entries. Only the owner and the privileged may (EACCES), only the latter give the node away
@@ -135,7 +141,7 @@ class View:
         self.root = replace(self.root, path, changed)
         self._own(node.owner, -1)
         self._own(changed.owner, 1)
-        self.changes.append(Change(path, changed, old_permissions=node.permissions))
+        self.changes.append(Change(path, Kind.PERMISSIONS))
 
     # --- helpers ---
 
@@ -177,7 +183,7 @@ class View:
             if owned + len(path) - depth > limits.nodes:
                 raise XsError("ENOSPC")
         generation = self.shared.next_generation()
-        leaf = node = new_node(value, inherited, generation)
+        node = new_node(value, inherited, generation)
         self._check_size(caller, node)
         for name in reversed(path[depth + 1 :]):
             node = new_node(b"", inherited, generation).with_child(name, node, generation)
@@ -186,7 +192,7 @@ class View:
         self._check_size(caller, above)
         self.root = replace(self.root, path[:depth], above)
         self._own(inherited[0].domid, len(path) - depth)
-        self.changes.append(Change(path, leaf))
+        self.changes.append(Change(path, Kind.WRITTEN))
 
     def _check_size(self, caller: Caller, node: Node) -> None:
         if not caller.privileged and node.size >= self.shared.limits.node_size:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .paths import Path
 from .tree import Node
-from .view import Change
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -114,16 +113,16 @@ class WatchTable:
             found.sort(key=_age)
         return found
 
-    def lost(self, change: Change) -> Iterator[tuple[Path, Node, Node, list[Watch]]]:
+    def lost(self, top: Path, removed: Node) -> Iterator[tuple[Path, Node, Node, list[Watch]]]:
         """For a removed subtree: path, node, its parent and the watches exactly there, for each node below the top one
         that somebody watches; children before parents, as xenstored removes them."""
         branch: _Branch | None = self._trunk
-        for name in change.path:
+        for name in top:
             branch = branch.branches.get(name) if branch else None
         if branch is None or not branch.branches:
             return
         order = []
-        stack = [(change.path, change.node, branch)]
+        stack = [(top, removed, branch)]
         while stack:
             path, parent, branch = stack.pop()
             if len(branch.branches) < len(parent.children):

@@ -11,44 +11,43 @@ import struct
 from enum import IntEnum
 from typing import NamedTuple
 
-PAYLOAD_MAX = 4096  # XENSTORE_PAYLOAD_MAX
-ABS_PATH_MAX = 3072  # XENSTORE_ABS_PATH_MAX
-REL_PATH_MAX = 2048  # XENSTORE_REL_PATH_MAX
-_HEADER = struct.Struct("<IIII")
-HEADER_SIZE = _HEADER.size
+from pyvmm.abi.io import xs_wire
+
+PAYLOAD_MAX = xs_wire.XENSTORE_PAYLOAD_MAX
+ABS_PATH_MAX = xs_wire.XENSTORE_ABS_PATH_MAX
+REL_PATH_MAX = xs_wire.XENSTORE_REL_PATH_MAX
+HEADER_SIZE = xs_wire.xsd_sockmsg.size
+_HEADER = struct.Struct("<IIII")  # xsd_sockmsg; spelled out because it is packed for every message
 
 
 class Op(IntEnum):
     """Message types (enum xsd_sockmsg_type, without its XS_ prefix).  20 was XS_RESTRICT and is no longer valid."""
 
-    CONTROL = 0
-    DIRECTORY = 1
-    READ = 2
-    GET_PERMS = 3
-    WATCH = 4
-    UNWATCH = 5
-    TRANSACTION_START = 6
-    TRANSACTION_END = 7
-    INTRODUCE = 8
-    RELEASE = 9
-    GET_DOMAIN_PATH = 10
-    WRITE = 11
-    MKDIR = 12
-    RM = 13
-    SET_PERMS = 14
-    WATCH_EVENT = 15
-    ERROR = 16
-    IS_DOMAIN_INTRODUCED = 17
-    RESUME = 18
-    SET_TARGET = 19
-    RESET_WATCHES = 21
-    DIRECTORY_PART = 22
+    CONTROL = xs_wire.XS_CONTROL
+    DIRECTORY = xs_wire.XS_DIRECTORY
+    READ = xs_wire.XS_READ
+    GET_PERMS = xs_wire.XS_GET_PERMS
+    WATCH = xs_wire.XS_WATCH
+    UNWATCH = xs_wire.XS_UNWATCH
+    TRANSACTION_START = xs_wire.XS_TRANSACTION_START
+    TRANSACTION_END = xs_wire.XS_TRANSACTION_END
+    INTRODUCE = xs_wire.XS_INTRODUCE
+    RELEASE = xs_wire.XS_RELEASE
+    GET_DOMAIN_PATH = xs_wire.XS_GET_DOMAIN_PATH
+    WRITE = xs_wire.XS_WRITE
+    MKDIR = xs_wire.XS_MKDIR
+    RM = xs_wire.XS_RM
+    SET_PERMS = xs_wire.XS_SET_PERMS
+    WATCH_EVENT = xs_wire.XS_WATCH_EVENT
+    ERROR = xs_wire.XS_ERROR
+    IS_DOMAIN_INTRODUCED = xs_wire.XS_IS_DOMAIN_INTRODUCED
+    RESUME = xs_wire.XS_RESUME
+    SET_TARGET = xs_wire.XS_SET_TARGET
+    RESET_WATCHES = xs_wire.XS_RESET_WATCHES
+    DIRECTORY_PART = xs_wire.XS_DIRECTORY_PART
 
 
-ERROR_NAMES = (
-    "EINVAL", "EACCES", "EEXIST", "EISDIR", "ENOENT", "ENOMEM", "ENOSPC", "EIO", "ENOTEMPTY", "ENOSYS", "EROFS",
-    "EBUSY", "EAGAIN", "EISCONN", "E2BIG", "EPERM",
-)  # fmt: skip
+ERROR_NAMES = xs_wire.XSD_ERRORS
 """The only error names a reply may carry (xsd_errors): clients translate anything else to EINVAL."""
 
 
