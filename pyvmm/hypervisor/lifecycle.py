@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyvmm.abi import errno, xen
-from pyvmm.hypervisor import context, event_channel, grant_table, sched, trace, vcpu_op
+from pyvmm.hypervisor import context, event_channel, grant_table, physdev, sched, time, trace, vcpu_op
 from pyvmm.hypervisor.domain import Domain
 from pyvmm.hypervisor.errors import XenError
 from pyvmm.hypervisor.native import Native, NativeSpace, NativeTask
@@ -64,7 +64,12 @@ def create_domain(
     hv.frames.share_with_guest(mfn, domain, True)
     domain.shared_info_mfn = mfn
     domain.evtchn = event_channel.EventChannels(domain, max_evtchn_port)
-    domain.grants = grant_table.GrantTable(domain, max_grant_frames, max_maptrack_frames, max_grant_version)
+    try:
+        domain.grants = grant_table.GrantTable(domain, max_grant_frames, max_maptrack_frames, max_grant_version)
+    except XenError:
+        hv.frames.free_domain_page(mfn)
+        raise
+    time.update_wallclock(domain)
     domain.pause_count = 1
     hv.domains[domid] = domain
     if hv.trace.on:
@@ -135,6 +140,7 @@ def destroy_domain(domain: Domain) -> None:
     hv.leave = True
     event_channel.destroy(domain)
     sched.destroy(domain)
+    physdev.release(domain)
     for v in domain.vcpus:
         vcpu_op.release(v)
     grant_table.destroy(domain)
