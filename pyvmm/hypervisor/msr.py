@@ -48,26 +48,50 @@ def _constant(value: int) -> Reader:
     return lambda v: value
 
 
+def _tsc(v: VCpu) -> int:
+    return v.hv.machine.now & 0xFFFF_FFFF_FFFF_FFFF
+
+
+def _apic_base(v: VCpu) -> int:
+    return APIC_BASE_VALUE | (APIC_BASE_BSP if v.vcpu_id == 0 else 0)
+
+
+def _fs_base(v: VCpu) -> int:
+    return v.hv.machine.get(Reg.FS_BASE)
+
+
+def _gs_base(v: VCpu) -> int:
+    return v.hv.machine.get(Reg.GS_BASE)
+
+
+def _shadow_gs_base(v: VCpu) -> int:
+    return v.gs_base_user
+
+
+def _mcg_status(v: VCpu) -> int:
+    return v.mcg_status
+
+
 def _mce_ctl(v: VCpu) -> int:
     return (1 << 64) - 1
 
 
 READ: dict[int, Reader] = {
-    TSC: lambda v: v.hv.machine.now & 0xFFFF_FFFF_FFFF_FFFF,
-    APIC_BASE: lambda v: APIC_BASE_VALUE | (APIC_BASE_BSP if v.vcpu_id == 0 else 0),
+    TSC: _tsc,
+    APIC_BASE: _apic_base,
     PATCH_LEVEL: _constant(0),
     PLATFORM_INFO: _constant(0),
     MISC_FEATURES: _constant(0),
     PERF_CAPABILITIES: _constant(0),
     MISC_ENABLE: _constant(MISC_ENABLE_VALUE),
     MCG_CAP: _constant(MCE_BANKS),
-    MCG_STATUS: lambda v: v.mcg_status,
+    MCG_STATUS: _mcg_status,
     MCG_CTL: _constant(0),
     PAT: _constant(PAT_VALUE),
     EFER: _constant(EFER_VALUE),
-    FS_BASE: lambda v: v.hv.machine.get(Reg.FS_BASE),
-    GS_BASE: lambda v: v.hv.machine.get(Reg.GS_BASE),
-    SHADOW_GS_BASE: lambda v: v.gs_base_user,
+    FS_BASE: _fs_base,
+    GS_BASE: _gs_base,
+    SHADOW_GS_BASE: _shadow_gs_base,
     HYPERCALL_PAGE: _constant(0),
     HWCR: _constant(0),
     NB_CFG: _constant(0),
