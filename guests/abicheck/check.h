@@ -18,6 +18,7 @@ static inline s64 by_role(s64 dom0, s64 domu) { return is_dom0() ? dom0 : domu; 
 
 #define WILD ((void *)0x7f0000000000UL) /* a canonical address that nothing is mapped at */
 
+void check_kernel(void);
 void check_start(void);
 void check_entry(void);
 void check_hypercalls(void);

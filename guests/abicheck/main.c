@@ -6,6 +6,7 @@
 #include "check.h"
 
 static const struct group { const char *name; void (*run)(void); } groups[] = {
+    {"kernel", check_kernel},
     {"start", check_start},
     {"entry", check_entry},
     {"hypercalls", check_hypercalls},

@@ -10,6 +10,7 @@ static void questions(void)
     check(op(XENMEM_maximum_ram_page, NULL) >= (s64)start_info->nr_pages, "maximum_ram_page is at least our memory");
     check(current >= (s64)start_info->nr_pages, "current_reservation is at least nr_pages");
     check(most >= current, "maximum_reservation is at least the current one");
+    check(is_dom0() || most == (s64)start_info->nr_pages + 256, "maximum_reservation of a domU: 1 MiB more than it has");
     answer("current_reservation: a domain that is not there", of_domain(XENMEM_current_reservation, 4242), -ESRCH);
     answer("maximum_reservation: a domain that is not there", of_domain(XENMEM_maximum_reservation, 4242), -ESRCH);
     answer("current_reservation: bad pointer", op(XENMEM_current_reservation, WILD), -EFAULT);

@@ -30,11 +30,6 @@ void check_start(void)
     equal("the page tables follow", s->pt_base, (u64)s + (is_dom0() ? 1UL : 3UL) * PAGE_SIZE);
     equal("the boot stack follows", boot_regs.rsp, s->pt_base + (s->nr_pt_frames + 1) * PAGE_SIZE);
 
-    u64 mapped = boot_regs.rsp;
-    while (mapped < 0x1000000 && mapped >> 22 == (mapped - 1) >> 22)
-        mapped += PAGE_SIZE;
-    check(mapped - boot_regs.rsp >= 0x80000 || pte_read(mapped) & PTE_P, "at least 512 KiB are mapped after the stack");
-
     bool agree = true;
     for (u64 pfn = 0; pfn < s->nr_pages; pfn++)
         agree = agree && mfn_to_pfn(pfn_to_mfn(pfn)) == pfn;
@@ -48,6 +43,17 @@ void check_start(void)
     equal("flags of an L1 entry that maps the L4", pte_read((u64)top) & mask & ~(PTE_D | PTE_A), PTE_P | PTE_U | PTE_GUEST_KERNEL);
     equal("L4 slots 256, 258, 260 to 262 are Xen's",
           (top[256] & 1) | (top[257] & 1) << 1 | (top[258] & 1) << 2 | (top[260] & 1) << 4 | (top[261] & 1) << 5 | (top[262] & 1) << 6, 0x75);
+
+    static const u8 in_dom0[] = {0, 3, 2, 1}, in_domu[] = {0, 1, 2, 3};
+    for (u32 i = 0; i < 4; i++) {
+        u64 table = i == 0 ? s->pt_base : (u64)pte_slot(KERNEL_BASE, 4 - (int)i) & ~0xfffUL;
+        check((table - s->pt_base) >> PAGE_SHIFT == (is_dom0() ? in_dom0 : in_domu)[i], "the L%u is page %u of the tables", 4 - i, (is_dom0() ? in_dom0 : in_domu)[i]);
+    }
+    u64 end = (boot_regs.rsp + 0x80000 + 0x3fffff) >> 22 << 10; /* in pages: 512 KiB of room, then up to 4 MiB */
+    equal("first_p2m_pfn without an INIT_P2M note: where dom0's first mapping ends", s->first_p2m_pfn, is_dom0() ? end : 0);
+    extern u64 first_mapping_end;
+    equal("512 KiB after the stack, then up to 4 MiB, are mapped", first_mapping_end, end);
+    equal("nr_p2m_frames", s->nr_p2m_frames, 0);
 
     bool masked = true, unmasked = true, quiet = true;
     for (u32 i = 0; i < 32; i++)

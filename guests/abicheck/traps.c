@@ -9,13 +9,15 @@ SNIPPET(do_int0, "int $0");
 SNIPPET(do_int14, "int $14");
 SNIPPET(do_divide, "xor %edx, %edx\nmov $1, %eax\nxor %ecx, %ecx\ndiv %ecx");
 SNIPPET(do_step, "pushf\norq $0x100, (%rsp)\npopf\nnop\n.globl after_step\nafter_step:\nnop");
-SNIPPET(do_bad_stack, "mov %rsp, %rbx\nmov %rdi, %rsp\nmov (%rsi), %rax\nmov %rbx, %rsp");
 SNIPPET(do_load_ds, "mov %edi, %ds");
 SNIPPET(do_load_gs, "mov %edi, %gs");
 SNIPPET(do_iretq_self, "mov %rsp, %rax\nmov $0xe02b, %ecx\npush %rcx\npush %rax\npushfq\nmov $0xe033, %ecx\npush %rcx\nlea 1f(%rip), %rcx\npush %rcx\niretq\n1:");
 SNIPPET(do_iret_self, "mov %rsp, %rdx\nmov $0xe02b, %ecx\npush %rcx\npush %rdx\npushfq\nmov $0xe030, %ecx\npush %rcx\nlea 1f(%rip), %rcx\npush %rcx\npush %rdi\n"
                       "mov $0x1234, %eax\nmov $0x5678, %ecx\nmov $0x9abc, %r11d\njmp hypercall_page + 23 * 32\n1:");
-SNIPPET(do_flags, "pushf\nor $0x244400, %edi\nor %rdi, (%rsp)\npopf\nmov (%rsi), %rax");
+SNIPPET(do_flags, "pushf\nor %rdi, (%rsp)\npopf\nmov (%rsi), %rax");
+SNIPPET(do_bad_opcode, ".byte 0x0f, 0xff");
+SNIPPET(do_fninit, "fninit");
+SNIPPET(do_far, "push %rdi\nlea 1f(%rip), %rax\npush %rax\nlretq\n1: pop %rax\npop %rax");
 SNIPPET(do_fpu_divide, "fninit\nfldcw (%rdi)\nfld1\nfldz\nfdivrp\nfwait");
 
 extern const char after_int3[], after_int80[], after_step[];
@@ -142,6 +144,16 @@ void check_traps(void)
     frames();
     fault("ud2", do_ud2, 0, 6, 0);
     fault("divide by zero", do_divide, 0, 0, 0);
+    fault("an opcode that is none", do_bad_opcode, 0, 6, 0);
+    u16 control = 0x37b; /* zero divide not masked */
+    fault("x87 divide by zero", do_fpu_divide, (u64)&control, 16, 0);
+    struct probe again = {0};
+    probe(&again, do_fninit);
+    struct probe flags = {.rdi = 0x244400, .rsi = 0x7f0000000000UL}; /* ID, AC, NT, DF */
+    probe(&flags, do_flags);
+    equal("rflags in the frame: ID, AC, NT, DF as they were", flags.frame.rflags & 0x244400, 0x244400);
+    equal("rflags in the handler: AC and NT are clear, ID and DF as they were", flags.frame.entry_flags & 0x244400, 0x200400);
+    fault("far return to a null selector", do_far, 0, 13, 0);
     fault("load ds with Xen's code selector", do_load_ds, 0xe008, 13, 0xe008);
     fault("load gs beyond the GDT", do_load_gs, 0xfff3, 13, 0xfff0);
     fault("load ds with the flat data selector", do_load_ds, FLAT_RING3_SS64, -1, 0);

@@ -6,6 +6,7 @@ static u64 *top;         /* the L4, as mapped read-only */
 static void *free_list;  /* of pages; each begins with a pointer to the next */
 static u64 free_count;
 static u64 next_area;
+u64 first_mapping_end; /* the pfn at which Xen's own mapping ended, for abicheck */
 #define JUNK 0xa5
 #define LEAF (PTE_P | PTE_W | PTE_U | PTE_A | PTE_D)
 
@@ -120,6 +121,7 @@ void mm_init(void)
         pfn = (boot_regs.rsp >> PAGE_SHIFT) + 1; /* the boot stack comes after the tables; rsp may be its very end */
     for (; pfn < pages && pte_slot(pfn << PAGE_SHIFT, 1) && pte_read(pfn << PAGE_SHIFT) & PTE_P; pfn++)
         page_add((void *)(pfn << PAGE_SHIFT));
+    first_mapping_end = pfn;
     for (; pfn < pages; pfn += 512) {
         u64 *table = page_alloc();
         for (u64 i = 0; i < 512 && pfn + i < pages; i++)

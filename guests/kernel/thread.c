@@ -19,7 +19,7 @@ void thread_swap(u64 *save, u64 load);
 static void begin(void)
 {
     threads[current].run(threads[current].arg);
-    threads[current].used = false; /* its stack stays with the slot */
+    threads[current].used = false; /* whoever runs next frees the stack */
     thread_yield();
     panic("a finished thread ran");
 }
@@ -28,9 +28,9 @@ struct thread *thread_start(const char *name, void (*run)(void *), void *arg)
 {
     for (u32 i = 1; i < THREADS; i++) {
         struct thread *t = &threads[i];
-        if (t->used)
+        if (t->used || t->stack)
             continue;
-        void *stack = t->stack ? t->stack : page_alloc();
+        void *stack = page_alloc();
         *t = (struct thread){name, 0, stack, run, arg, NULL, NULL, true};
         u64 *sp = (u64 *)((char *)stack + PAGE_SIZE) - 8; /* six registers, then the address to return to */
         sp[6] = (u64)begin;
@@ -38,6 +38,16 @@ struct thread *thread_start(const char *name, void (*run)(void *), void *arg)
         return t;
     }
     panic("too many threads");
+}
+
+/* Free the stacks of threads that have ended; never called on such a stack. */
+static void reap(void)
+{
+    for (u32 i = 1; i < THREADS; i++)
+        if (!threads[i].used && threads[i].stack) {
+            page_free(threads[i].stack);
+            threads[i].stack = NULL;
+        }
 }
 
 static bool runnable(const struct thread *t)
@@ -59,6 +69,7 @@ void thread_yield(void)
             current = (old + i) % THREADS;
             if (current != old)
                 thread_swap(&threads[old].rsp, next->rsp);
+            reap();
             return;
         }
         hypercall_sched_op(SCHEDOP_block, NULL);

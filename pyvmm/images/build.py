@@ -50,6 +50,7 @@ class Guest(NamedTuple):
 
 ALL = (
     Guest("abicheck", "self-checking walk through the Xen PV ABI"),
+    Guest("crash", "comes to a bad end of the kind named on its command line"),
     Guest("hello", "prints a greeting and facts about its domain"),
 )
 

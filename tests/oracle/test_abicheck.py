@@ -106,3 +106,20 @@ def test_hello_as_a_domu_on_the_real_xen() -> None:
         pytest.skip(f"needs {missing}")
     assert "  domain        domU" in lines and "  vcpus         2" in lines and "  memory        128 MiB" in lines
     assert '  XenStore      name "guest02", domid 3' in lines and lines[-1] == "Goodbye."
+
+
+CRASHES = (
+    "no-handler handler-nowhere stack-unmapped stack-in-xen user-without-tables iret-bad-stack hypercall-page-gone "
+    "own-code-gone panic"
+)
+
+
+@pytest.mark.parametrize("way", CRASHES.split())
+def test_xen_crashes_the_domain_and_so_does_pyvmm(way: str) -> None:
+    """What leaves a trap nowhere to go ends the domain: here with status 4 and a report, never the machine."""
+    outcome = xen.dom0(images.path("crash"), f"way={way}")
+    assert outcome.crashed and outcome.lines[0] == f"crash: {way}" and "crash: it did not" not in outcome.lines
+    run = pyvmm("run", "--dom0", "crash", "--cmdline", f"way={way}")
+    assert run.out.splitlines() == outcome.lines
+    assert run.status == 4
+    assert "rip" in run.err.lower()
