@@ -65,7 +65,8 @@ def fault(v: VCpu, address: int, error_code: int) -> bool:
 
 
 def _is_plain_store(v: VCpu, address: int) -> bool:
-    """The instruction at RIP stores 1, 2, 4 or 8 bytes, aligned. (Its reads are left to the CPU.)"""
+    """The instruction at RIP, which stores, stores 1, 2, 4 or 8 bytes, aligned. (Without a memory operand it is a
+    push.)"""
     rip = v.hv.machine.get(Reg.RIP)
     code = b""
     try:
@@ -74,7 +75,7 @@ def _is_plain_store(v: VCpu, address: int) -> bool:
     except XenError:
         pass  # the next page is not there: what there is may be enough
     insn = decode(code, rip)
-    if insn is None or not insn.writes_memory:
+    if insn is None:
         return False
     size = insn.memory.size if insn.memory is not None else 8
     return size in (1, 2, 4, 8) and not address & (size - 1)

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
+import numpy as np
+
 from pyvmm.abi import errno, xen
 from pyvmm.hypervisor import hypercalls as hc
 from pyvmm.hypervisor import pte as P
 from pyvmm.hypervisor import subsystems, trace  # noqa: F401 (subsystems registers the hypercalls)
 from pyvmm.hypervisor.domain import Domain
-from pyvmm.hypervisor.frames import FrameTable
+from pyvmm.hypervisor.frames import ALLOCATED, DOMID_IO, PINNED, SPECIAL, FrameTable
 from pyvmm.hypervisor.hypervisor import Hypervisor
 from pyvmm.hypervisor.mmu import Mmu
 from pyvmm.hypervisor.space import PageTableSpace
@@ -142,17 +144,66 @@ class Guest:
 @contextmanager
 def no_leak(host: Host) -> Iterator[None]:
     """What is done inside leaves as many free frames as there were, and a consistent table."""
-    host.frames.check()
+    audit(host)
     free = host.frames.free_count
     yield
-    host.frames.check()
+    audit(host)
     assert host.frames.free_count == free
 
 
-def snapshot(host: Host) -> Any:
-    """All counts and types, to compare."""
+def snapshot(host: Host) -> list[bytes]:
+    """All owners, counts, type counts, pins and allocations, to compare."""
     f = host.frames
-    return [a.tobytes() for a in (f.owners, f.counts, f.type_counts, f.flags & 5)]
+    return [a.tobytes() for a in (f.owners, f.counts, f.type_counts, f.flags & (ALLOCATED | PINNED))]
 
 
-__all__ = ["KERNEL_BASE", "RO_FLAGS", "RW_FLAGS", "TABLE_FLAGS", "Guest", "Host", "errno", "no_leak", "snapshot"]
+def audit(host: Host) -> None:
+    """Count again, from the page tables' contents, every reference and every use that the frame table says there is."""
+    f = host.frames
+    f.check()
+    counts, uses = np.zeros(f.total, int), np.zeros(f.total, int)
+    counts += (f.flags & ALLOCATED) != 0
+    uses += (f.flags & SPECIAL) != 0
+    for d in host.domains.values():
+        for v in d.vcpus:
+            for base in (v.l4_kernel, v.l4_user):
+                counts[base] += base != 0
+                uses[base] += base != 0
+    counts += (f.flags & PINNED) != 0
+    uses += (f.flags & PINNED) != 0
+    for mfn in np.flatnonzero(f.owners < DOMID_IO).tolist():
+        level = f.type_of(mfn)
+        if not 1 <= level <= 4:
+            continue
+        for i in range(512):
+            entry = host.machine.ram.read_u64((mfn << 12) + i * 8)
+            target = P.frame_of(entry)
+            if not entry & P.PRESENT or (level == 4 and 256 <= i < 272) or target >= f.total:
+                continue
+            if level == 1 and f.owner(target) != DOMID_IO:
+                counts[target] += 1
+                uses[target] += bool(entry & P.RW)
+            elif level > 1 and target != mfn:
+                counts[target] += 1
+                uses[target] += 1
+    owned = f.owners < DOMID_IO
+    assert (counts == f.counts)[owned].all(), _differences(f.counts, counts, owned)
+    assert (uses == f.type_counts)[owned].all(), _differences(f.type_counts, uses, owned)
+
+
+def _differences(have: Any, should: Any, owned: Any) -> str:
+    return ", ".join(f"{i:#x}: {have[i]} is {should[i]}" for i in np.flatnonzero((have != should) & owned)[:5])
+
+
+__all__ = [
+    "KERNEL_BASE",
+    "RO_FLAGS",
+    "RW_FLAGS",
+    "TABLE_FLAGS",
+    "Guest",
+    "Host",
+    "audit",
+    "errno",
+    "no_leak",
+    "snapshot",
+]
