@@ -10,8 +10,10 @@
     'Hello from a PV guest.'
     >>> host.close()
 
-`create` makes a domU, as `xl create` does: a native dom0 on the host runs the XenStore and the console daemon for it. `create_dom0` gives a
-kernel dom0's place and rights instead; such a host has no other domains but those that this dom0 makes. `run` runs all of them until
+`create` makes a domU, as `xl create` does: a native dom0 on the host runs the XenStore and the console daemon for
+it. `create_dom0` gives a
+kernel dom0's place and rights instead; such a host has no other domains but those that this dom0 makes. `run` runs
+all of them until
 every guest has shut down. Same images, configuration and seed: the same result, to the bit.
 """
 
@@ -36,11 +38,12 @@ from pyvmm.hypervisor import trace as events
 from pyvmm.hypervisor.digest import Digest
 from pyvmm.hypervisor.dom0_build import Kernel, construct_dom0
 from pyvmm.hypervisor.domain import Domain as XenDomain
+from pyvmm.hypervisor.errors import XenError
 from pyvmm.hypervisor.hypervisor import Hypervisor, Outcome
 from pyvmm.hypervisor.runstate import wake
 from pyvmm.hypervisor.scheduler import Policy
 from pyvmm.machine import Machine
-from pyvmm.toolstack.build import PAGE, DomainConfig, build_domain
+from pyvmm.toolstack.build import PAGE, Built, DomainConfig, build_domain, prepare
 from pyvmm.toolstack.libxc import HypercallError, Libxc
 from pyvmm.toolstack.xl import remove_domain, write_console, write_domain
 from pyvmm.xenstore import Client
@@ -50,6 +53,7 @@ DEFAULT_HOST_MEMORY = 512 * MIB
 DEFAULT_GUEST_MEMORY = 128 * MIB
 LARGEST_MEMORY = 16 << 30
 SMALLEST_MEMORY = 16 * MIB
+HOST_RESERVE = 32 * MIB
 DOM0_PAGES = 64  # of the native dom0
 KEY_PAUSE = 0.02  # seconds a person at the keyboard is waited for before virtual time goes on to the next timer
 
@@ -68,6 +72,12 @@ EXIT_STATUS = {"poweroff": 0, "suspend": 0, "left": 0, "reboot": 3, "crash": 4, 
 _DETERMINISTIC = uuid.UUID("7c2f9a4e-5b0d-5d52-9a41-5f0c6d1f7a10")  # namespace of domains' UUIDs
 
 
+def host_memory(*guests: int) -> int:
+    """How much memory (bytes) a host needs for guests of these sizes, in bytes, with what Xen and dom0 keep for themselves."""
+    total = sum(guests)
+    return min(-(-(total + total // 256 + HOST_RESERVE) // (4 * MIB)) * 4 * MIB, LARGEST_MEMORY)
+
+
 class Keyboard(Protocol):
     """A person typing. `left` becomes true when the person wants to leave, `closed` when no more can come."""
 
@@ -80,7 +90,8 @@ class Keyboard(Protocol):
 
 @dataclass(frozen=True)
 class DomainResult:
-    """What one domain did. Counts are exact; a native domain executes no instructions. `exit` is None while it runs."""
+    """What one domain did. Counts are exact; a native domain executes no instructions. `exit` is None while it
+    runs."""
 
     domid: int
     name: str
@@ -98,7 +109,8 @@ class DomainResult:
 
 @dataclass(frozen=True)
 class Result:
-    """A run so far: why it stopped (`exit`, a key of `EXIT_STATUS`), what each domain did, and the fingerprint of all events."""
+    """A run so far: why it stopped (`exit`, a key of `EXIT_STATUS`), what each domain did, and the fingerprint of
+    all events."""
 
     exit: str
     digest: str
@@ -200,8 +212,9 @@ def _result_of(domain: XenDomain, handle: Domain | None) -> DomainResult:
 class Host:
     """One emulated machine with Xen on it.
 
-    `memory` in bytes; `engine`: "fast", "pure", "step" or "auto"; `seed` goes into all that a host chooses freely (domains' UUIDs). `policy`
-    replaces the round-robin scheduler. `digest=False` saves the time of hashing every event; the result's digest is then empty.
+    `memory` in bytes; `engine`: "fast", "pure", "step" or "auto"; `seed` goes into all that a host chooses freely
+    (domains' UUIDs). `policy` replaces the round-robin scheduler. `digest=False` saves the time of hashing every event;
+    the result's digest is then empty.
     """
 
     def __init__(
@@ -214,9 +227,8 @@ class Host:
         digest: bool = True,
     ) -> None:
         if not SMALLEST_MEMORY <= memory <= LARGEST_MEMORY or memory % PAGE:
-            raise ConfigError(
-                f"a host of {memory} bytes: it needs whole pages, from {SMALLEST_MEMORY // MIB} MiB to {LARGEST_MEMORY // MIB} MiB"
-            )
+            limits = f"from {SMALLEST_MEMORY // MIB} MiB to {LARGEST_MEMORY // MIB} MiB"
+            raise ConfigError(f"a host of {memory} bytes: it needs whole pages, {limits}")
         assert subsystems  # imported for the hypercalls it registers
         self.seed = seed
         self.machine = Machine(memory=memory, engine=engine)
@@ -243,7 +255,8 @@ class Host:
         cmdline: str = "",
         ramdisk: str | Path | None = None,
     ) -> Domain:
-        """A domU booting `image` (a shipped name or a file), ready to run. `ImageError`, `MemoryShortage`, `ConfigError`: nothing is left."""
+        """A domU booting `image` (a shipped name or a file), ready to run. `ImageError`, `MemoryShortage`,
+        `ConfigError`: nothing is left."""
         data, shown = self._load(image)
         module = _read(Path(ramdisk), "ramdisk") if ramdisk is not None else b""
         if self._services is None and self.hypervisor.domains:
@@ -260,9 +273,10 @@ class Host:
         )
         if any(domain.name == config.name for domain in self.domains):
             raise ConfigError(f"there is a domain called {config.name} already")
+        plan = prepare(config)
         services = self.services
         identity = uuid.uuid5(_DETERMINISTIC, f"{self.seed} {self.hypervisor.last_domid} {config.name}")
-        built = build_domain(services.xc, config, identity)
+        built = build_domain(services.xc, config, plan, identity)
         self._note(shown, data)
         if ramdisk is not None:
             self._note(str(ramdisk), module)
@@ -283,7 +297,8 @@ class Host:
         cmdline: str = "",
         ramdisk: str | Path | None = None,
     ) -> Domain:
-        """Domain 0 booting `image`, with its rights. `memory`: None gives what Xen gives by default, nearly all. Errors as for `create`."""
+        """Domain 0 booting `image`, with its rights. `memory`: None gives what Xen gives by default, nearly all.
+        Errors as for `create`."""
         if self.hypervisor.domains:
             raise ConfigError("there is a domain 0 already")
         data, shown = self._load(image)
@@ -332,7 +347,7 @@ class Host:
         if self._services is None:
             try:
                 self._services = Services(self)
-            except HypercallError as error:
+            except (HypercallError, XenError) as error:
                 raise MemoryShortage(f"the host is too small for its own services ({error})") from None
         return self._services
 
@@ -344,7 +359,8 @@ class Host:
     # -- running
 
     def run(self, max_instructions: int | None = None, *, keyboard: Keyboard | None = None) -> Result:
-        """Run until every guest has shut down, `max_instructions` more have retired, nothing can ever run again (exit "deadlock"), or the
+        """Run until every guest has shut down, `max_instructions` more have retired, nothing can ever run again
+        (exit "deadlock"), or the
         person at the `keyboard`, which types on the newest guest's console, leaves. May be called again."""
         hv = self.hypervisor
         typing = _Typing(self, keyboard) if keyboard is not None else None
@@ -455,9 +471,7 @@ class Services:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        _, self.api = lifecycle.create_native(
-            host.hypervisor, 0, name="dom0", memory_pages=DOM0_PAGES, privileged=True
-        )
+        _, self.api = lifecycle.create_native(host.hypervisor, 0, name="dom0", memory_pages=DOM0_PAGES, privileged=True)
         self.xc = Libxc(self.api)
         self.xenstored = Xenstored(self.xc)
         self.tools = self.xenstored.client()
@@ -471,7 +485,7 @@ class Services:
     def _console_of(self, domid: int) -> Console:
         return next(domain.console for domain in self._host.domains if domain.domid == domid)
 
-    def start(self, config: DomainConfig, built: Any) -> None:
+    def start(self, config: DomainConfig, built: Built) -> None:
         """Tell the XenStore of a new domain, introduce it, and let it run."""
         write_domain(self.tools, config, built)
         write_console(self.tools, built)
@@ -517,7 +531,8 @@ class _Typing:
         return self.keyboard.left
 
     def idle(self) -> bool:
-        """Nobody can run: wait for a key; no longer than a moment if a timer is set, for that is then the next thing to happen."""
+        """Nobody can run: wait for a key; no longer than a moment if a timer is set, for that is then the next thing
+        to happen."""
         hv = self._host.hypervisor
         while not self.keyboard.closed and not self.keyboard.left:
             self._typed += self.keyboard.read(KEY_PAUSE)
@@ -535,4 +550,4 @@ def _read(path: Path, what: str) -> bytes:
         raise ImageError(f"cannot read the {what} {path}: {error.strerror}") from None
 
 
-__all__ = ["Domain", "DomainResult", "Host", "Keyboard", "Result"]
+__all__ = ["Domain", "DomainResult", "Host", "Keyboard", "Result", "host_memory"]

@@ -1,14 +1,19 @@
 """The console daemon, and a console as the host's side sees it.
 
-`Xenconsoled` is a client of the XenStore: for each introduced domain with a `console` directory it maps the ring through its grant, binds
+`Xenconsoled` is a client of the XenStore: for each introduced domain with a `console` directory it maps the ring
+through its grant, binds
 its port, moves output to the domain's `Console` and input from there to the ring.
 
-**When input is handed over.** Input that was typed ahead (a file, a pipe, `feed`) goes to a guest a line at a time, when the guest has
-nothing else to do; so what it prints does not depend on the host's speed, and runs repeat to the bit. A guest has nothing else to do when
+**When input is handed over.** Input that was typed ahead (a file, a pipe, `feed`) goes to a guest a line at a time,
+when the guest has
+nothing else to do; so what it prints does not depend on the host's speed, and runs repeat to the bit. A guest has
+nothing else to do when
 its input ring is empty and
 - nobody in the machine can run (`Xenconsoled.idle`, called by the run loop before it skips to the next timer), or
-- it polls: since its last sign of life its vCPUs have retired `POLL_INSTRUCTIONS` instructions, or yielded `POLL_YIELDS` times. Signs of life
-  are output, input taken from the ring, events received, exceptions, and hypercalls other than yielding and notifying.
+- it polls: since its last sign of life its vCPUs have retired `POLL_INSTRUCTIONS` instructions, or yielded
+`POLL_YIELDS` times. Signs of life
+  are output, input taken from the ring, events received, exceptions, and hypercalls other than yielding and
+  notifying.
 Input of a person at a terminal is handed over when it is typed (and recorded as CONSOLE_INPUT in the trace).
 """
 
@@ -67,7 +72,8 @@ class Console:
         self._pending += data
 
     def feed_from(self, file: BinaryIO) -> None:
-        """Type what `file` holds, after what was fed before. It is read line by line, when the guest wants one: a pipe may block then."""
+        """Type what `file` holds, after what was fed before. It is read line by line, when the guest wants one: a
+        pipe may block then."""
         self._file = file
 
     def next_line(self, limit: int) -> bytes:
@@ -106,9 +112,7 @@ class Activity:
         if signs != self.signs:
             self.signs, self.instructions, self.yields = signs, counters.instructions, yields
             return False
-        return (
-            counters.instructions - self.instructions >= POLL_INSTRUCTIONS or yields - self.yields >= POLL_YIELDS
-        )
+        return counters.instructions - self.instructions >= POLL_INSTRUCTIONS or yields - self.yields >= POLL_YIELDS
 
 
 @dataclass

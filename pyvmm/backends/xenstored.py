@@ -1,7 +1,9 @@
 """The XenStore daemon: `pyvmm.xenstore`'s core on a native domain's shared pages and event channels.
 
-Each introduced domain has a page, mapped through the grant that its toolstack seeded, and a port. One task serves them all, round robin, a
-bounded number of requests at each visit. Tools in the same process are clients of their own (`client`); after they have
+Each introduced domain has a page, mapped through the grant that its toolstack seeded, and a port. One task serves
+them all, round robin, a
+bounded number of requests at each visit. Tools in the same process are clients of their own (`client`); after they
+have
 changed something, `pump` sends what guests are due to see.
 """
 
@@ -69,7 +71,8 @@ class Xenstored:
     # -- Effects
 
     def introduce(self, connection: Connection, gfn: int, port: int) -> None:
-        """Map the domain's ring and bind its port. The page comes through its grant, so `gfn` is only what is granted there."""
+        """Map the domain's ring and bind its port. The page comes through its grant, so `gfn` is only what is
+        granted there."""
         domid = connection.domid
         self.release(domid)
         if domid == self.api.domid:

@@ -1,6 +1,8 @@
-"""The fingerprint of a run: a hash over every event, so that two runs with the same one did the same things at the same times.
+"""The fingerprint of a run: a hash over every event, so that two runs with the same one did the same things at the
+same times.
 
-Canonical form of an event: its time, kind, domain, vCPU and values, each ended by a byte that cannot occur in it before its end: integers in decimal,
+Canonical form of an event: its time, kind, domain, vCPU and values, each ended by a byte that cannot occur in it
+before its end: integers in decimal,
 strings and bytes after their length. Hash: BLAKE2b with 32 bytes of output (RFC 7693).
 """
 

@@ -72,6 +72,8 @@ def construct_dom0(
     _mask_upcalls(domain)
     registers = pvlayout.boot_context(image.entry, layout.stack_top, layout.start_info_va, l4_mfn)
     context.set_context(domain.vcpus[0], registers)
+    if image.extended_cr3:
+        domain.vm_assist |= 1 << xen.VMASST_TYPE_pae_extended_cr3
     time.update_wallclock(domain)
     lifecycle.unpause(domain)
     return domain

@@ -91,6 +91,7 @@ class PvImage:
     p2m_base: int | None
     module_by_pfn: bool
     pae: bool
+    extended_cr3: bool  # PAE with page tables above 4 GiB: a 32-bit kernel's affair, but dom0's features tell
     guest_os: str
     guest_version: str
     loader: str
@@ -232,6 +233,7 @@ def _read_elf(data: bytes, path: str) -> PvImage:
         p2m_base=p2m_base,
         module_by_pfn=bool(_number(notes, elfnote.XEN_ELFNOTE_MOD_START_PFN)),
         pae=pae.startswith("yes") or "bimodal" in pae,
+        extended_cr3=pae == ("yes[extended-cr3]" if legacy else "yes"),
         guest_os=_text(notes, elfnote.XEN_ELFNOTE_GUEST_OS),
         guest_version=_text(notes, elfnote.XEN_ELFNOTE_GUEST_VERSION),
         loader=_text(notes, elfnote.XEN_ELFNOTE_LOADER),

@@ -15,7 +15,7 @@ import numpy as np
 
 from pyvmm.abi import grant_table as gnttab_abi
 from pyvmm.abi import xen
-from pyvmm.errors import ConfigError, ImageError, MemoryShortage, PyvmmError
+from pyvmm.errors import ConfigError, ImageError, MemoryShortage
 from pyvmm.hypervisor import pvlayout
 from pyvmm.hypervisor.pvimage import read_image
 from pyvmm.hypervisor.unpack import GZIP, decompress
@@ -45,6 +45,14 @@ class DomainConfig:
     cmdline: str = ""
     ramdisk: bytes = b""
     ramdisk_path: str = "ramdisk"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the files turned into: the layout, and the ramdisk unpacked."""
+
+    layout: pvlayout.Layout
+    module: bytes
 
 
 @dataclass(frozen=True)
@@ -81,27 +89,27 @@ def unpack_ramdisk(config: DomainConfig) -> bytes:
     return config.ramdisk
 
 
-def build_domain(xc: Libxc, config: DomainConfig, identity: uuid.UUID) -> Built:
-    """Build the domain; on any error it is destroyed again. `ImageError`, `MemoryShortage`, `ConfigError`."""
+def prepare(config: DomainConfig) -> Plan:
+    """Read the files and make the plan; no domain is touched. `ImageError`, `MemoryShortage`, `ConfigError`."""
     check(config)
     image = read_image(config.image, config.image_path)
     module = unpack_ramdisk(config)
-    nr_pages = config.memory // PAGE
-    layout = pvlayout.domu_layout(image, nr_pages, len(module), config.image_path)
+    return Plan(pvlayout.domu_layout(image, config.memory // PAGE, len(module), config.image_path), module)
+
+
+def build_domain(xc: Libxc, config: DomainConfig, plan: Plan, identity: uuid.UUID) -> Built:
+    """Build the domain; on any error it is destroyed again. `ImageError`, `MemoryShortage`."""
     try:
         domid = xc.create_domain(identity.bytes, vcpus=config.vcpus)
     except HypercallError as error:
         raise MemoryShortage(f"{config.name}: the host cannot take another domain ({error})") from None
     try:
-        return _build(xc, config, identity, domid, layout, module)
+        return _build(xc, config, identity, domid, plan.layout, plan.module)
     except HypercallError as error:
         xc.domctl("destroydomain", domid)
         if error.errno == 12:
             raise MemoryShortage(f"{config.name}: the host has no {config.memory // 1024} KiB left for it") from None
         raise ImageError(f"{config.image_path}: Xen refuses to build it ({error})") from None
-    except PyvmmError:
-        xc.domctl("destroydomain", domid)
-        raise
 
 
 def _build(
@@ -111,9 +119,10 @@ def _build(
     image = layout.image
     xc.domctl("max_vcpus", domid, "max_vcpus", max=config.vcpus)
     xc.domctl("max_mem", domid, "max_mem", max_memkb=config.memory // 1024 + SLACK_KIB)
-    xc.domctl("settscinfo", domid, "tsc_info", tsc_mode=0, gtsc_khz=0, incarnation=0, elapsed_nsec=0)
     store_port = xc.alloc_unbound(domid, us)
     console_port = xc.alloc_unbound(domid, us)
+    xc.set_memory_map(domid, config.memory)
+    xc.domctl("settscinfo", domid, "tsc_info", tsc_mode=0, gtsc_khz=0, incarnation=0, elapsed_nsec=0)
     xc.domctl("set_address_size", domid, "address_size", size=64)
     mfns = xc.populate(domid, layout.nr_pages)
     p2m = np.array(mfns, np.uint64)

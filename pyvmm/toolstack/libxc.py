@@ -23,6 +23,7 @@ SUPERPAGE_ORDER = 9
 SUPERPAGE_BATCH = 512  # superpages asked for in one call, as libxc does
 WINDOW = 1 << 32  # where foreign frames are mapped: above all memory of a native domain
 PRESENT, WRITABLE = 1, 2
+E820_RAM = 1
 
 
 class HypercallError(Exception):
@@ -131,6 +132,13 @@ class Libxc:
         va = self.api.scratch(request)
         done = self.call("memory_op populate_physmap", xen.HYPERVISOR_memory_op, memory_abi.XENMEM_populate_physmap, va)
         return list(struct.unpack(f"<{done}Q", self.api.read(extents, 8 * done)))
+
+    def set_memory_map(self, domid: int, size: int) -> None:
+        """Tell what XENMEM_memory_map answers to `domid`: RAM from 0 to `size` bytes."""
+        entry = self.api.scratch(struct.pack("<QQI", 0, size, E820_RAM))
+        request = memory_abi.xen_foreign_memory_map.pack(domid=domid, map={"nr_entries": 1, "buffer": entry})
+        va = self.api.scratch(request)
+        self.call("memory_op set_memory_map", xen.HYPERVISOR_memory_op, memory_abi.XENMEM_set_memory_map, va)
 
     def map_foreign(self, domid: int, mfn: int, *, writable: bool = True) -> int:
         """Map a frame of `domid`; returns the address. To be given back with `unmap`."""
