@@ -1,4 +1,5 @@
-"""Writable page tables: a guest kernel that asked for the assist may store to its L1 tables, which it maps read-only.
+"""Writable page tables: a guest kernel that asked for the assist (or is dom0's) may store to its L1 tables, which it
+maps read-only.
 
 Facts: ptwr_do_page_fault() and fixup_page_fault() of Xen 4.17. The store must be of 1, 2, 4 or 8 bytes, aligned to its
 size; what it leaves in the entry is checked as any other update is, and a store that is refused is the page fault it
@@ -49,7 +50,9 @@ def fault(v: VCpu, address: int, error_code: int) -> bool:
     if v.user_mode or error_code & (wanted | PF_RESERVED | PF_FETCH) != wanted:
         return False
     domain = v.domain
-    if not domain.vm_assist & VMASST_WRITABLE_PAGETABLES or not access_ok(address):
+    # The hardware domain's stores are looked at for read-only device memory, and thereby are served without the assist.
+    assisted = domain.privileged or domain.vm_assist & VMASST_WRITABLE_PAGETABLES
+    if not assisted or not access_ok(address):
         return False
     mmu = v.hv.mmu
     entry_pa = mmu.find_l1_entry(v, address)
