@@ -275,8 +275,8 @@ class Engine:
             self.write(Reg.RIP, pc + opcodes_length(code))
             self.instructions += 1
             return Fault(1, None) if guest_tf else None
-        if op is Op.LOAD_SS:
-            return self._load_ss(pc)
+        if op is Op.UNTRAPPED:
+            return self._untrapped(pc)
         repeated = op in (Op.REP, Op.REP_COMPARE)
         while True:
             rcx = self.read(Reg.RCX) if repeated else 0
@@ -296,8 +296,8 @@ class Engine:
                     continue
             return self._stepped(trapped, guest_tf, rip)
 
-    def _load_ss(self, pc: int) -> Exit | None:
-        """`mov` to SS: there is no trap after it (Intel SDM volume 3, 6.8.3), but it is always a block of its own."""
+    def _untrapped(self, pc: int) -> Exit | None:
+        """`mov` to SS (Intel SDM volume 3, 6.8.3: no trap after it) or `pause`: seen to be done when the next block comes."""
         self.why = Why.NOTHING
         self.one_block_at = pc
         self.mode = Mode.ONE_BLOCK

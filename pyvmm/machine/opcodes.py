@@ -25,7 +25,7 @@ class Op(IntEnum):
     PUSHF = 6
     LOAD_FLAGS = 7  # popf, iret
     BRANCH = 8
-    LOAD_SS = 9  # mov to SS: holds off the trap after it
+    UNTRAPPED = 9  # mov to SS (holds off the trap after it) and pause (the engine forgets it); both end a block
 
 
 _ONE_BYTE: Final[dict[int, Op]] = (
@@ -42,13 +42,15 @@ _STRING_COMPARE: Final = frozenset({0xA6, 0xA7, 0xAE, 0xAF})
 
 def classify(code: bytes, start: int = 0) -> Op:
     """The kind of the instruction at `code[start:]`; incomplete bytes are PLAIN."""
-    repeat = False
+    repeat = pause = False
+    rex = 0
     i = start
     end = len(code)
-    while i < end and code[i] in LEGACY_PREFIXES:
+    while i < end and (code[i] in LEGACY_PREFIXES or code[i] & 0xF0 == 0x40):
+        if code[i] & 0xF0 == 0x40:
+            rex = code[i]
         repeat |= code[i] >= 0xF2
-        i += 1
-    while i < end and code[i] & 0xF0 == 0x40:
+        pause |= code[i] == 0xF3
         i += 1
     if i >= end:
         return Op.PLAIN
@@ -62,7 +64,9 @@ def classify(code: bytes, start: int = 0) -> Op:
     if byte == 0xFF and i + 1 < end:  # groups 5: /2 to /5 are indirect calls and jumps
         return Op.BRANCH if 2 <= code[i + 1] >> 3 & 7 <= 5 else Op.PLAIN
     if byte == 0x8E and i + 1 < end and code[i + 1] >> 3 & 7 == 2:
-        return Op.LOAD_SS
+        return Op.UNTRAPPED
+    if byte == 0x90 and pause and not rex & 1:
+        return Op.UNTRAPPED
     return _ONE_BYTE.get(byte, Op.PLAIN)
 
 
