@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import random
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +27,8 @@ from pyvmm.xenstore.ring import (
     RSP_PROD,
     LocalPage,
 )
+
+ROOT = Path(__file__).parents[2]
 
 
 def cut(data: bytes) -> list[Packet]:
@@ -211,6 +216,57 @@ def test_removal_reaches_the_watches_below() -> None:
     client.events()
     client.rm("/r/a")
     assert [tuple(event) for event in client.events()] == [("/r/a/b", "/r/a/b"), ("/r/a", "/r"), ("/r/a", "/r/a")]
+
+
+def test_events_come_in_the_order_of_the_watches() -> None:
+    store = Store()
+    client, other = Client(store.connect_privileged()), Client(store.connect_privileged())
+    for path in ("/o/a/b", "/", "/o/a", "/o"):
+        client.watch(path, path)
+    client.events()
+    other.write("/o/a/b", "x")
+    assert [event.token for event in client.events()] == ["/o/a/b", "/", "/o/a", "/o"]
+
+
+SCRIPT = """
+import hashlib
+from pyvmm.xenstore import Client, Store
+from pyvmm.xenstore.wire import XsError
+store = Store()
+tools = [Client(store.connect_privileged()) for _ in range(3)]
+digest = hashlib.sha256()
+for turn in range(300):
+    tool = tools[turn % 3]
+    path = "/d" + "".join(f"/n{turn * k % 7}" for k in (3, 5, 11))
+    tool.watch(path[: 3 + turn % 9], str(turn)) if path[: 3 + turn % 9][-1] != "/" else None
+    tool.transact(lambda t: (t.write(path, str(turn)), t.rm(path[:5]) if turn % 4 == 0 else t.mkdir(path + "/x")))
+    for one in tools:
+        digest.update(repr(one.events()).encode())
+digest.update(repr([(path, node) for path, node in store.nodes().items()]).encode())
+digest.update(repr(store.statistics()).encode())
+print(digest.hexdigest())
+"""
+
+
+def test_the_same_history_whatever_the_hash_seed() -> None:
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT],
+            env={"PYTHONHASHSEED": seed},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("0", "1", "77")
+    }
+    assert len(digests) == 1 and digests != {""}
+
+
+def test_the_manual_s_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    manual = (ROOT / "docs/xenstore.md").read_text()
+    exec(manual.split("```python\n")[1].split("```")[0], {})
+    assert capsys.readouterr().out == "['name', 'memory']\n"
 
 
 def test_a_thousand_levels() -> None:
