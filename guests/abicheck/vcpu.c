@@ -73,8 +73,6 @@ static void __attribute__((noreturn)) second(u64 rdi)
     for (;;) {
         op(VCPUOP_down, 1, NULL);
         second_state++;
-        p.timeout = now() + 1000000;
-        hypercall_sched_op(SCHEDOP_poll, &p);
     }
 }
 
@@ -112,9 +110,6 @@ void check_smp(void)
     context.user_regs.rflags = 0x202;
     context.kernel_ss = FLAT_RING3_SS64;
     context.kernel_sp = (u64)stack + sizeof stack;
-    context.ctrlreg[3] = va_to_mfn(page_alloc());
-    void *free_me = (void *)(mfn_to_pfn(context.ctrlreg[3]) << PAGE_SHIFT);
-    page_free(free_me);
     context.ctrlreg[3] = 0xffffffffUL << PAGE_SHIFT;
     answer("initialise: with a base pointer beyond all", op(VCPUOP_initialise, 1, &context), -EINVAL);
     context.ctrlreg[3] = va_to_mfn((void *)start_info->pt_base) << PAGE_SHIFT;
