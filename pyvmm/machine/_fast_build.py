@@ -14,6 +14,7 @@ typedef struct { uint32_t n, kind, k, mask32; } pv_plan;
 typedef struct pv_engine {
     uint64_t instructions, rep_iterations, limit, bound;
     uint64_t block_pc, block_size, one_block_at;
+    uint64_t tsc_offset;
     uint64_t rep_pc, rep_rcx, rep_mask, rep_run;
     int64_t iterations_left;
     int32_t rep_active, rep_rcx_known;
@@ -27,6 +28,8 @@ pv_engine *pv_new(void *uc, void **functions, uintptr_t ram, uint64_t ram_size, 
 void pv_free(pv_engine *e);
 void pv_new_epoch(pv_engine *e);
 int pv_go(pv_engine *e, int mode, uint64_t slice);
+int pv_step_many(pv_engine *e, int n);
+int pv_fetch(pv_engine *e, uint64_t va, int n, uint8_t *out);
 void pv_end_rep(pv_engine *e);
 uint64_t pv_read(pv_engine *e, int reg);
 int pv_write(pv_engine *e, int reg, uint64_t value);

@@ -74,7 +74,7 @@ class Engine:
         self.handle = cpu.handle
         self.on_syscall: SyscallHandler | None = None
         self.on_cpuid: CpuidHandler | None = None
-        self.tsc: Callable[[], int] = lambda: 0
+        self.tsc_offset = 0
         self.in_callback = False
         self.stop_requested = False
         self.why = Why.NOTHING
@@ -269,7 +269,7 @@ class Engine:
         guest_tf = self.read(Reg.RFLAGS) & FLAG_TF
         if op is Op.RDTSC or (op is Op.CPUID and self.on_cpuid is not None and self._cpuid()):
             if op is Op.RDTSC:
-                now = self.tsc()
+                now = self.instructions + self.tsc_offset
                 self.write(Reg.RAX, now & 0xFFFFFFFF)
                 self.write(Reg.RDX, now >> 32 & 0xFFFFFFFF)
             self.write(Reg.RIP, pc + opcodes_length(code))

@@ -64,6 +64,7 @@ typedef struct pv_engine {
     /* shared with Python */
     uint64_t instructions, rep_iterations, limit, bound;
     uint64_t block_pc, block_size, one_block_at;
+    uint64_t tsc_offset;
     uint64_t rep_pc, rep_rcx, rep_mask, rep_run;
     int64_t iterations_left;
     int32_t rep_active, rep_rcx_known;
@@ -119,24 +120,43 @@ static void stop(pv_engine *e, int why)
     e->lib.emu_stop(e->uc);
 }
 
-/* The physical address of code at `va`, or ~0. The CPU has just fetched from there, so rights are not looked at. */
+/* The physical address of user code at `va`, or ~0 when it cannot be executed. */
 static uint64_t walk(pv_engine *e, uint64_t va)
 {
     const uint64_t address = 0xFFFFFFF000ull;
     uint64_t entry = pv_read(e, REG_CR3);
     int shift = 39;
+    if ((va + (1ull << 47)) >> 48)
+        return ~0ull;
     for (;; shift -= 9) {
         uint64_t at = (entry & address) + 8 * (va >> shift & 511);
         if (at + 8 > e->ram_size)
             return ~0ull;
         memcpy(&entry, e->ram + at, 8);
-        if (!(entry & 1))
+        if ((entry & 5) != 5 || entry >> 63)
             return ~0ull;
         if (shift == 12 || (entry & 0x80 && shift < 39))
             break;
     }
     uint64_t mask = (1ull << shift) - 1;
     return (entry & address & ~mask) | (va & mask);
+}
+
+/* Copies at most `n` bytes of code at `va`; how many there are. */
+static int pv_fetch(pv_engine *e, uint64_t va, int n, uint8_t *out)
+{
+    int done = 0;
+    while (done < n) {
+        uint64_t pa = walk(e, va + (uint64_t)done);
+        if (pa >= e->ram_size)
+            break;
+        int part = (int)(PAGE - (pa & (PAGE - 1)));
+        if (part > n - done)
+            part = n - done;
+        memcpy(out + done, e->ram + pa, (size_t)part);
+        done += part;
+    }
+    return done;
 }
 
 /* The place of a block in `plans`; NULL when its bytes are not in memory. */
@@ -424,4 +444,60 @@ static int pv_go(pv_engine *e, int mode, uint64_t slice)
     e->lib.emu_start(e->uc, pv_read(e, REG_RIP), 0, 0, 0);
     pv_settle(e);
     return e->why;
+}
+
+enum { ORDINARY, TIME, OTHER };
+
+/* Whether an instruction can be stepped here (ORDINARY), is `rdtsc`, or must be left to engine.py; see opcodes.py. */
+static int classify(const uint8_t *code, int n, int *opcode_at)
+{
+    int i = 0, repeat = 0;
+    for (; i < n; i++) {
+        uint8_t b = code[i];
+        if (b == 0xF2 || b == 0xF3)
+            repeat = 1;
+        else if (!((b & 0xE7) == 0x26 || (b & 0xFC) == 0x64 || b == 0xF0 || (b & 0xF0) == 0x40))
+            break;
+    }
+    *opcode_at = i;
+    if (i + 1 >= n)
+        return OTHER;
+    uint8_t b = code[i];
+    if (b == 0x0F)
+        return code[i + 1] == 0x31 ? TIME : code[i + 1] == 0xA2 || code[i + 1] == 0x05 ? OTHER : ORDINARY;
+    if ((b >= 0x6C && b <= 0x6F) || (b >= 0xE4 && b <= 0xE7) || (b >= 0xEC && b <= 0xEF) || b == 0x8E || b == 0x9C ||
+        b == 0x9D || (b >= 0xCC && b <= 0xCF) || b == 0xF1 ||
+        (repeat && (b == 0x90 || (b >= 0xA4 && b <= 0xA7) || (b >= 0xAA && b <= 0xAF))))
+        return OTHER;
+    return ORDINARY;
+}
+
+/* Steps up to `n` ordinary instructions; how many retired. When the last one did not, `why` says what happened. */
+static int pv_step_many(pv_engine *e, int n)
+{
+    int done;
+    e->why = NOTHING;
+    for (done = 0; done < n; done++) {
+        uint8_t code[15];
+        uint64_t rip = pv_read(e, REG_RIP), flags = pv_read(e, REG_RFLAGS);
+        int at, kind = flags & TF ? OTHER : classify(code, pv_fetch(e, rip, 15, code), &at);
+        if (kind == OTHER)
+            break;
+        if (kind == TIME) {
+            uint64_t now = e->instructions + e->tsc_offset;
+            pv_write(e, REG_RAX, (uint32_t)now);
+            pv_write(e, REG_RDX, now >> 32);
+            pv_write(e, REG_RIP, rip + (uint64_t)at + 2);
+            e->instructions++;
+            continue;
+        }
+        pv_write(e, REG_RFLAGS, flags | TF);
+        pv_go(e, STEP, 0);
+        pv_write(e, REG_RFLAGS, pv_read(e, REG_RFLAGS) & ~(uint64_t)TF);
+        if (e->why != EXCEPTION || e->vector != 1 || e->software)
+            return done;
+        e->why = NOTHING;
+        e->instructions++;
+    }
+    return done;
 }

@@ -11,6 +11,7 @@ from pyvmm.machine import opcodes
 from pyvmm.machine._fast import ffi, lib
 from pyvmm.machine.cpu import Cpu
 from pyvmm.machine.engine import SLICE, Engine, Mode, SyscallHandler, Why
+from pyvmm.machine.exits import Exit
 from pyvmm.machine.opcodes import Kind
 from pyvmm.machine.registers import FLAG_TF, Reg
 
@@ -77,6 +78,7 @@ class FastEngine(Engine):
     stop_requested = _field("stop_requested")
     in_callback = _field("in_callback")
     one_block_at = _field("one_block_at")
+    tsc_offset = _field("tsc_offset")
     _rep_run = _field("rep_run")
 
     def __init__(self, cpu: Cpu) -> None:
@@ -137,6 +139,33 @@ class FastEngine(Engine):
         self._enter(Mode.STEP)
         self._step_counted = bool(c.step_counted)
         c.step_tf = 0
+
+    def fetch(self, va: int, n: int) -> bytes:
+        buffer = ffi.new("uint8_t[]", n)
+        got = lib.pv_fetch(self._c, va & _MASK64, n, buffer)
+        return ffi.buffer(buffer, got)[:]  # type: ignore[no-any-return]
+
+    def _step_many(self, n: int) -> Exit | None:
+        global _active
+        c = self._c
+        while n > 0:
+            before, _active = _active, self
+            try:
+                done = lib.pv_step_many(c, n)
+            finally:
+                _active = before
+            n -= done
+            self.why = _WHY[c.why]
+            if self.why is not Why.NOTHING:
+                self.vector, self.error_code, self.software = c.vector, c.error_code, bool(c.software)
+                c.failed = 0
+                return self._stepped(False, 0, self.read(Reg.RIP))
+            if n > 0:  # an instruction that needs care
+                result = super()._step_many(1)
+                if result is not None:
+                    return result
+                n -= 1
+        return None
 
     def block(self) -> tuple[int, int]:
         return self._c.block_pc, self._c.block_size

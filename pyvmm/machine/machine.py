@@ -67,7 +67,6 @@ class Machine:
         self.ram = Ram(memory)
         self._cpu = Cpu(self.ram)
         self._engine = _engine(engine, self._cpu)
-        self._engine.tsc = lambda: self.now
         self.engine = self._engine.name
         self.charged = 0
         self.skipped = 0
@@ -122,10 +121,13 @@ class Machine:
     def charge(self, n: int) -> None:
         """Charges `n` instructions for work that the host did."""
         self.charged += n
+        self._engine.tsc_offset += n
 
     def skip_to(self, t: int) -> None:
         """Lets idle time pass until the virtual nanosecond `t`, if that is in the future."""
-        self.skipped += max(0, t - self.now)
+        idle = max(0, t - self.now)
+        self.skipped += idle
+        self._engine.tsc_offset += idle
 
     # Running.
 
