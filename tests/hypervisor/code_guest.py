@@ -37,7 +37,9 @@ TABLE, RW, RO = 0x27, 0x67, 0x25
 
 
 class CodeGuest:
-    """One domain, one vCPU, set up and ready to run `code`. `context` are fields of struct vcpu_guest_context to change."""
+    """One domain, one vCPU, set up and ready to run `code`. `context` are fields of struct vcpu_guest_context to
+    change.
+    """
 
     def __init__(
         self, code: bytes = NOP, *, privileged: bool = False, user: bool = False, engine: str = "auto", **context: Any
@@ -90,6 +92,14 @@ class CodeGuest:
     def words(self, va: int, n: int) -> tuple[int, ...]:
         """`n` 64-bit words of the domain's memory."""
         return struct.unpack(f"<{n}Q", self.machine.ram.read(self.pa(va), n * 8))
+
+    def handler(self, vector: int) -> Trap | None:
+        """An entry of the trap table."""
+        return self.v.traps[vector]
+
+    def in_user_mode(self) -> bool:
+        """The guest is in its user mode."""
+        return self.v.user_mode
 
     @property
     def mask(self) -> int:

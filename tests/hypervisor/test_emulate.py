@@ -235,7 +235,8 @@ def test_forced_prefix_across_an_unmapped_page() -> None:
         assert g.reg(Reg.RIP) == ENTRY + 1 and g.v.ctrlreg[2] == end
 
 
-# -- ports ---------------------------------------------------------------------------------------------------------------
+# -- ports
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def set_iopl(g: CodeGuest, iopl: int) -> None:
@@ -297,7 +298,8 @@ def test_configuration_address_is_a_latch() -> None:
     assert probe(g, b"\xec", rax=0, rdx=0xCF8) is None and g.reg(Reg.RAX) == 0xFF
 
 
-# -- the rest ------------------------------------------------------------------------------------------------------------
+# -- the rest
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_emulated_instruction_is_a_single_step() -> None:

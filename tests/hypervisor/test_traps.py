@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from pyvmm.abi import callback, errno, xen
 from pyvmm.abi import arch_x86_64 as arch
+from pyvmm.abi import callback, errno, xen
 from pyvmm.hypervisor.bounce import CS32, CS64, SS
 from pyvmm.hypervisor.vcpu import Trap
 from pyvmm.machine import Reg
@@ -75,7 +75,7 @@ def test_page_fault_error_codes(code: bytes, error: int) -> None:
 def test_fault_in_user_mode_goes_to_the_kernel_stack() -> None:
     g = CodeGuest(load(UNMAPPED), user=True, gs_base_kernel=0x1000, gs_base_user=0x2000)
     g.run(1)
-    assert not g.v.user_mode
+    assert not g.in_user_mode()
     assert g.reg(Reg.RSP) == KERNEL_STACK - 64
     frame = g.frame(error=True)
     assert frame["cs"] == 0xE033 and frame["rsp"] == USER_STACK
@@ -177,7 +177,8 @@ def test_pending_event_without_a_callback_crashes() -> None:
     assert g.report.startswith("domain_crash_sync called from entry.S")
 
 
-# -- software interrupts -------------------------------------------------------------------------------------------------
+# -- software interrupts
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,8 @@ def test_int_to_a_permitted_null_handler_crashes() -> None:
     assert g.report.startswith("Unhandled: vec 48, ???[ffffffff]")
 
 
-# -- system calls from user mode -----------------------------------------------------------------------------------------
+# -- system calls from user mode
+# -----------------------------------------------------------------------------------------
 
 
 def test_user_syscall() -> None:
@@ -229,7 +231,7 @@ def test_user_syscall() -> None:
     g.run(1)
     g.set(rflags=0x602)
     g.run(2)
-    assert g.reg(Reg.RIP) == HANDLER + 0x101 and not g.v.user_mode
+    assert g.reg(Reg.RIP) == HANDLER + 0x101 and not g.in_user_mode()
     frame = g.frame()
     assert frame == {
         "rcx": CODE + 3, "r11": 0x602, "rip": CODE + 3, "cs": 0xE033, "rflags": 0x602, "rsp": USER_STACK,
@@ -253,7 +255,8 @@ def test_syscall_callback_may_mask_events() -> None:
         assert g.mask == masks
 
 
-# -- events --------------------------------------------------------------------------------------------------------------
+# -- events
+# --------------------------------------------------------------------------------------------------------------
 
 
 def test_event_upcall() -> None:
@@ -287,18 +290,19 @@ def test_nmi_is_not_nested_until_iret() -> None:
     g.run(1)
     assert g.reg(Reg.RIP) == ENTRY + 2
     g.iret(0, 0, 0, 0, CODE, CS64, IF, STACK, SS)
-    assert g.v.user_mode
+    assert g.in_user_mode()
     g.run(1)
     assert not g.v.nmi_pending and g.frame()["rsp"] == STACK
 
 
-# -- iret ----------------------------------------------------------------------------------------------------------------
+# -- iret
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def test_iret_to_the_kernel() -> None:
     g = CodeGuest()
     g.iret(1, 2, 3, 0, CODE + 5, 0xE030, 0x47, STACK - 8, 0xE028)
-    assert not g.v.user_mode
+    assert not g.in_user_mode()
     assert [g.reg(r) for r in (Reg.RAX, Reg.R11, Reg.RCX, Reg.RIP, Reg.RSP)] == [1, 2, 3, CODE + 5, STACK - 8]
     assert g.reg(Reg.RFLAGS) == 0x247 and g.mask == 1
     assert g.reg(Reg.CS) == CS64 and g.reg(Reg.SS) == SS
@@ -309,7 +313,7 @@ def test_iret_to_user_mode_and_event() -> None:
     g.mask = 1
     g.raise_event()
     g.iret(1, 2, 3, 0, CODE, CS64, IF, USER_STACK, SS)
-    assert g.v.user_mode and g.mask == 0
+    assert g.in_user_mode() and g.mask == 0
     assert g.reg(Reg.GS_BASE) == 0x2000
     assert g.machine.cr3 == g.v.l4_user << 12
     g.run(1)
@@ -319,7 +323,7 @@ def test_iret_to_user_mode_and_event() -> None:
 def test_iret_in_syscall_keeps_rcx_r11_and_selectors_to_sysret() -> None:
     g = CodeGuest()
     g.iret(1, 2, 3, arch.VGCF_in_syscall, CODE + 5, 0x13, 0x202, USER_STACK, 0x1B)
-    assert g.v.user_mode
+    assert g.in_user_mode()
     assert g.reg(Reg.RCX) == CODE + 5 and g.reg(Reg.R11) == 0x202
     assert g.reg(Reg.CS) == CS64 and g.reg(Reg.SS) == SS
 
@@ -370,9 +374,9 @@ def test_iret_hypercall_runs_and_counts() -> None:
     g.run(1)
     g.set(rsp=STACK - 72)
     g.run(1)
-    assert g.v.after_stop is not None or g.v.user_mode
+    assert g.v.after_stop is not None or g.in_user_mode()
     g.run(1)
-    assert g.v.user_mode and g.reg(Reg.RIP) == CODE + 5
+    assert g.in_user_mode() and g.reg(Reg.RIP) == CODE + 5
     assert g.domain.counters.hypercalls == {"iret": 1} and g.domain.counters.instructions == 3
 
 
@@ -389,7 +393,8 @@ def test_architectural_iopl() -> None:
     assert g.frame()["rflags"] >> 12 & 3 == 3
 
 
-# -- hypercalls ----------------------------------------------------------------------------------------------------------
+# -- hypercalls
+# ----------------------------------------------------------------------------------------------------------
 
 
 def trap_table(*entries: tuple[int, int, int, int]) -> bytes:
@@ -428,10 +433,10 @@ def test_callback_op() -> None:
     assert (g.v.failsafe_callback, g.v.failsafe_masks_events) == (WILD + 1, True)
     assert register(callback.CALLBACKTYPE_syscall, WILD + 2) == 0 and not g.v.syscall_masks_events
     assert register(callback.CALLBACKTYPE_syscall32, 1) == register(callback.CALLBACKTYPE_sysenter, 1) == 0
-    assert register(callback.CALLBACKTYPE_nmi, HANDLER) == 0 and g.v.traps[2] == Trap(CS64, HANDLER, 0, True)
+    assert register(callback.CALLBACKTYPE_nmi, HANDLER) == 0 and g.handler(2) == Trap(CS64, HANDLER, 0, True)
     assert register(callback.CALLBACKTYPE_sysenter_deprecated, 1) == register(6, 1) == -errno.ENOSYS
     assert register(6, NON_CANONICAL) == -errno.EINVAL
-    assert unregister(callback.CALLBACKTYPE_nmi) == 0 and g.v.traps[2] is None
+    assert unregister(callback.CALLBACKTYPE_nmi) == 0 and g.handler(2) is None
     assert unregister(callback.CALLBACKTYPE_event) == -errno.EINVAL
     assert unregister(3) == -errno.ENOSYS
     assert g.call(xen.HYPERVISOR_callback_op, 2, DATA) == -errno.ENOSYS
@@ -447,8 +452,8 @@ def test_set_callbacks_passes_over_bad_addresses() -> None:
 def test_nmi_op() -> None:
     g = CodeGuest()
     g.poke(DATA, struct.pack("<QQ", HANDLER, 0))
-    assert g.call(xen.HYPERVISOR_nmi_op, 0, DATA) == 0 and g.v.traps[2] == Trap(CS64, HANDLER, 0, True)
-    assert g.call(xen.HYPERVISOR_nmi_op, 1, 0) == 0 and g.v.traps[2] is None
+    assert g.call(xen.HYPERVISOR_nmi_op, 0, DATA) == 0 and g.handler(2) == Trap(CS64, HANDLER, 0, True)
+    assert g.call(xen.HYPERVISOR_nmi_op, 1, 0) == 0 and g.handler(2) is None
     assert g.call(xen.HYPERVISOR_nmi_op, 2, 0) == -errno.ENOSYS
     assert g.call(xen.HYPERVISOR_nmi_op, 0, WILD) == -errno.EFAULT
 
