@@ -73,7 +73,7 @@ _DETERMINISTIC = uuid.UUID("7c2f9a4e-5b0d-5d52-9a41-5f0c6d1f7a10")  # namespace 
 
 
 def host_memory(*guests: int) -> int:
-    """How much memory (bytes) a host needs for guests of these sizes, in bytes, with what Xen and dom0 keep for themselves."""
+    """How much memory a host needs for guests of these sizes (all in bytes), with what Xen and dom0 keep."""
     total = sum(guests)
     return min(-(-(total + total // 256 + HOST_RESERVE) // (4 * MIB)) * 4 * MIB, LARGEST_MEMORY)
 

@@ -12,6 +12,7 @@ import lzma
 import struct
 import zlib
 from collections.abc import Callable
+from typing import Protocol
 
 from pyvmm.errors import ImageError
 
@@ -24,25 +25,21 @@ PAYLOAD_SINCE = 0x208  # boot protocol 2.08 introduced payload_offset and payloa
 SECTOR = 512
 
 
-def _gunzip(data: bytes) -> bytes:
-    decoder = zlib.decompressobj(wbits=31)
-    return decoder.decompress(data, LIMIT + 1)
+class _Decoder(Protocol):
+    """What Python's decompressors have in common. `eof` is true when the end of the compressed stream was seen."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
-def _bunzip2(data: bytes) -> bytes:
-    return bz2.BZ2Decompressor().decompress(data, LIMIT + 1)
-
-
-def _unlzma(data: bytes) -> bytes:
-    return lzma.LZMADecompressor(lzma.FORMAT_AUTO).decompress(data, LIMIT + 1)
-
-
-# (magic number, name, how to unpack it; None where Python has no decoder for it)
-FORMATS: tuple[tuple[bytes, str, Callable[[bytes], bytes] | None], ...] = (
-    (GZIP, "gzip", _gunzip),
-    (b"BZh", "bzip2", _bunzip2),
-    (b"\xfd7zXZ\x00", "xz", _unlzma),
-    (b"\x5d\x00\x00", "lzma", _unlzma),
+# (magic number, name, what unpacks it; None where Python has no decoder for it)
+FORMATS: tuple[tuple[bytes, str, Callable[[], _Decoder] | None], ...] = (
+    (GZIP, "gzip", lambda: zlib.decompressobj(wbits=31)),
+    (b"BZh", "bzip2", bz2.BZ2Decompressor),
+    (b"\xfd7zXZ\x00", "xz", lzma.LZMADecompressor),
+    (b"\x5d\x00\x00", "lzma", lzma.LZMADecompressor),
     (b"\x89LZO", "lzo", None),
     (b"\x02\x21\x4c\x18", "lz4", None),
     (b"\x28\xb5\x2f\xfd", "zstd", None),
@@ -53,16 +50,19 @@ def decompress(data: bytes, path: str) -> bytes:
     """`data` unpacked once if it begins with a known compression's magic number, else as it is. `ImageError` when it
     is
     damaged, unpacks to more than `LIMIT` bytes, or is of a kind Python's library cannot unpack."""
-    for magic, name, unpack in FORMATS:
+    for magic, name, decoder in FORMATS:
         if data.startswith(magic):
-            if unpack is None:
+            if decoder is None:
                 raise ImageError(f"{path}: compressed with {name}, which is not supported; unpack it first")
+            unpack = decoder()
             try:
-                out = unpack(data)
+                out = unpack.decompress(data, LIMIT + 1)
             except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError) as error:
                 raise ImageError(f"{path}: damaged {name} data: {error}") from None
             if len(out) > LIMIT:
                 raise ImageError(f"{path}: unpacks to more than {LIMIT >> 20} MiB")
+            if not unpack.eof:
+                raise ImageError(f"{path}: damaged {name} data: it ends too early")
             return out
     return data
 
