@@ -1,6 +1,7 @@
 """What the machine layer costs: `python bench/bench_machine.py [--json]`.
 
-Counted speed is given as a ratio of what the same Unicorn does without any hook on the same code in the same run; the other
+Counted speed is given as a ratio of what the same Unicorn does without any hook on the same code in the same run; the
+other
 figures are microseconds of host time. Each figure is the best of several repetitions, since disturbances only add.
 """
 
@@ -12,12 +13,15 @@ import json
 import struct
 import time
 from collections.abc import Callable
+from typing import Any
 
-from unicorn import UC_ARCH_X86, UC_MODE_64, UC_PROT_ALL, Uc
+import unicorn
+from unicorn import UC_ARCH_X86, UC_MODE_64, UC_PROT_ALL
 from unicorn import x86_const as x86
 
 from pyvmm.machine import BudgetUsed, Machine, Reg, SoftInt, Syscall
 
+UNICORN: Any = unicorn  # the package has types only in part
 CODE, STACK, GDT, FIRMWARE = 0x400000, 0x600000, 0x700000, 0xFFFF_8300_0000_0000
 
 # mov $n,%ecx; then a loop; then int3.
@@ -87,7 +91,7 @@ def timed(f: Callable[[], object]) -> float:
 
 def plain(program: bytes) -> Callable[[], float]:
     """A measurement of plain Unicorn, paging off and no hook, of the program without its last byte."""
-    uc = Uc(UC_ARCH_X86, UC_MODE_64)
+    uc = UNICORN.Uc(UC_ARCH_X86, UC_MODE_64)
     uc.ctl_set_cpu_model(x86.UC_CPU_X86_QEMU64)
     uc.ctl_set_tcg_buffer_size(64 << 20)
     memory = ctypes.create_string_buffer((4 << 20) + 4096)

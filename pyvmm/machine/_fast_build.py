@@ -1,4 +1,5 @@
-"""Builds `pyvmm.machine._fast` (cffi, API mode, abi3) from `fast.c`. Run by setuptools' `cffi_modules`, or by hand in a checkout."""
+"""Builds `pyvmm.machine._fast` (cffi, API mode, abi3) from `fast.c`. Run by setuptools' `cffi_modules`, or by hand in
+a checkout."""
 
 import shutil
 import tempfile

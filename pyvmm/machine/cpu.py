@@ -1,10 +1,15 @@
-"""The one Unicorn CPU, through ctypes: registers, saved contexts, TLB, translations, and the private memory it starts from.
+"""The one Unicorn CPU, through ctypes: registers, saved contexts, TLB, translations, and the private memory it starts
+from.
 
-Facts about Unicorn 2.1.4 that shape this file (read in its source, `uc.c`, `qemu/target/i386/cpu.h`, `translate-all.c`):
+Facts about Unicorn 2.1.4 that shape this file (read in its source, `uc.c`, `qemu/target/i386/cpu.h`,
+`translate-all.c`):
 
-* A context is the CPU structure byte for byte behind a header, so fields that no API reads (the pending exception's error
-  code, whether it was a software interrupt) are found there. Their offsets are found by experiment when a machine starts.
-* An exception is never "delivered", so the structure's record of an exception in flight stays, and a second page fault would
+* A context is the CPU structure byte for byte behind a header, so fields that no API reads (the pending exception's
+  error
+  code, whether it was a software interrupt) are found there. Their offsets are found by experiment when a machine
+  starts.
+* An exception is never "delivered", so the structure's record of an exception in flight stays, and a second page
+  fault would
   be reported as a double fault. It is reset after each one.
 * `uc_ctl(TB_REMOVE_CACHE)` takes *linear* addresses of the current address space. So there is a private address space
   in which all physical memory lies at `IDENTITY`; translations are dropped with that context loaded.
@@ -158,7 +163,8 @@ class Cpu:
 
     def ctl(self, number: int, *values: object, arguments: int = 0) -> None:
         """`uc_ctl`, writing."""
-        self.check(self.lib.uc_ctl(ctypes.c_void_p(self.handle), ctypes.c_uint32(number | arguments << 26 | _CTL_WRITE), *values))
+        self.check(self.lib.uc_ctl(ctypes.c_void_p(self.handle), ctypes.c_uint32(number | arguments << 26 |
+        _CTL_WRITE), *values))
 
     def _map(self, pa: int, buffer: mmap.mmap, size: int) -> None:
         address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))

@@ -68,16 +68,16 @@ def _insn(raw: Any) -> Insn:
 
     operands = []
     for op in raw.operands:
-        access = {"read": bool(op.access & capstone.CS_AC_READ), "write": bool(op.access & capstone.CS_AC_WRITE)}
+        read, write = bool(op.access & capstone.CS_AC_READ), bool(op.access & capstone.CS_AC_WRITE)
         if op.type == x86_const.X86_OP_REG:
-            operands.append(Operand("reg", op.size, reg=name(op.reg), **access))
+            operands.append(Operand("reg", op.size, reg=name(op.reg), read=read, write=write))
         elif op.type == x86_const.X86_OP_IMM:
-            operands.append(Operand("imm", op.size, imm=op.imm, **access))
+            operands.append(Operand("imm", op.size, imm=op.imm, read=read, write=write))
         else:
             mem = op.mem
             operands.append(
                 Operand("mem", op.size, segment=name(mem.segment), base=name(mem.base), index=name(mem.index),
-                        scale=mem.scale, disp=mem.disp, **access)
+                        scale=mem.scale, disp=mem.disp, read=read, write=write)
             )  # fmt: skip
     mnemonic = str(raw.mnemonic)
     bare = mnemonic.split()[-1]

@@ -1,10 +1,12 @@
 """The run loop that all engines share, the stepper, and the bookkeeping of counts.
 
-Engines differ in `go`: how they run whole translated blocks. Everything exceptional (the last instructions of a budget, port I/O,
+Engines differ in `go`: how they run whole translated blocks. Everything exceptional (the last instructions of a
+budget, port I/O,
 `cpuid`, `rdtsc`) is done here, one instruction at a time, with the CPU's own trap flag: the trap after each instruction
 is what counts it, so stepping knows nothing of blocks and is the oracle for engines that count by blocks.
 
-Counting by blocks. A block's instructions are counted when it is entered. What did not retire is taken back: the tail of the block
+Counting by blocks. A block's instructions are counted when it is entered. What did not retire is taken back: the tail
+of the block
 from the faulting instruction on. A store into the block that executes makes Unicorn leave it there without any
 notice and execute the storing instruction alone; the one-instruction block inside the previous block is the sign of it.
 
@@ -23,8 +25,18 @@ from unicorn import x86_const as x86
 
 from pyvmm.machine import opcodes
 from pyvmm.machine.cpu import Cpu
-from pyvmm.machine.exits import WITH_ERROR_CODE, BudgetUsed, Exit, Fault, MachineError, PageFault, SoftInt, Stopped, Syscall
-from pyvmm.machine.opcodes import Kind, Op, Plan
+from pyvmm.machine.exits import (
+    WITH_ERROR_CODE,
+    BudgetUsed,
+    Exit,
+    Fault,
+    MachineError,
+    PageFault,
+    SoftInt,
+    Stopped,
+    Syscall,
+)
+from pyvmm.machine.opcodes import Op, Plan
 from pyvmm.machine.paging import PF_I, walk
 from pyvmm.machine.registers import FLAG_TF, Reg
 
@@ -156,7 +168,8 @@ class Engine:
         return b"".join(parts)
 
     def plan(self, pc: int, size: int, count: int = 0) -> Plan:
-        """The plan for the block of `size` bytes at `pc`; `count` is the engine's number of instructions, 0 if not known.
+        """The plan for the block of `size` bytes at `pc`; `count` is the engine's number of instructions, 0 if not
+        known.
 
         Plans are kept by content, so they cannot be stale.
         """
@@ -297,7 +310,8 @@ class Engine:
             return self._stepped(trapped, guest_tf, rip)
 
     def _untrapped(self, pc: int) -> Exit | None:
-        """`mov` to SS (Intel SDM volume 3, 6.8.3: no trap after it) or `pause`: seen to be done when the next block comes."""
+        """`mov` to SS (Intel SDM volume 3, 6.8.3: no trap after it) or `pause`: seen to be done when the next block
+        comes."""
         self.why = Why.NOTHING
         self.one_block_at = pc
         self.mode = Mode.ONE_BLOCK

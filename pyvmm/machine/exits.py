@@ -17,7 +17,8 @@ class Syscall:
 class Fault:
     """An exception of the CPU (Intel SDM volume 3, table 6-1).
 
-    RIP is at the faulting instruction, except for #DB (vector 1), a trap, where it is after it. `error_code` is None for
+    RIP is at the faulting instruction, except for #DB (vector 1), a trap, where it is after it. `error_code` is None
+    for
     the vectors that push none. `address` is the faulting linear address for #PF (vector 14), else 0.
     """
 

@@ -1,4 +1,5 @@
-"""The engine whose hooks are C (`fast.c`): the same algorithm as `PureEngine`, one Python call a `syscall`, none a block."""
+"""The engine whose hooks are C (`fast.c`): the same algorithm as `PureEngine`, one Python call a `syscall`, none a
+block."""
 
 from __future__ import annotations
 
@@ -98,7 +99,7 @@ class FastEngine(Engine):
         return ctypes.cast(getattr(cpu.lib, name), ctypes.c_void_p).value or 0
 
     @property
-    def on_syscall(self) -> SyscallHandler | None:  # type: ignore[override]
+    def on_syscall(self) -> SyscallHandler | None:
         """The handler of `syscall`."""
         return self._handler
 

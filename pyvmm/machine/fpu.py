@@ -18,13 +18,13 @@ RESET: Final = struct.pack("<HHBBHQQII", 0x37F, 0, 0, 0, 0, 0, 0, 0x1F80, MXCSR_
 
 
 def _read(cpu: Cpu, reg: int, size: int) -> bytes:
-    buffer = (ctypes.c_char * 32)()
+    buffer = ctypes.create_string_buffer(32)
     cpu.check(cpu.lib.uc_reg_read(cpu.handle, reg, ctypes.byref(buffer)))
-    return bytes(buffer[:size])
+    return buffer.raw[:size]
 
 
 def _write(cpu: Cpu, reg: int, value: bytes) -> None:
-    buffer = (ctypes.c_char * 32)(*(bytes((b,)) for b in value))
+    buffer = ctypes.create_string_buffer(value, 32)
     cpu.check(cpu.lib.uc_reg_write(cpu.handle, reg, ctypes.byref(buffer)))
 
 
@@ -40,7 +40,8 @@ def save(cpu: Cpu) -> bytes:
     mxcsr = int.from_bytes(_read(cpu, x86.UC_X86_REG_MXCSR, 4), "little")
     fop, fip, fdp = (int.from_bytes(_read(cpu, r, n), "little") for r, n in (
         (x86.UC_X86_REG_FOP, 2), (x86.UC_X86_REG_FIP, 8), (x86.UC_X86_REG_FDP, 8)))  # fmt: skip
-    head = struct.pack("<HHBBHQQII", _word(cpu, x86.UC_X86_REG_FPCW), status, valid, 0, fop, fip, fdp, mxcsr, MXCSR_MASK)
+    control = _word(cpu, x86.UC_X86_REG_FPCW)
+    head = struct.pack("<HHBBHQQII", control, status, valid, 0, fop, fip, fdp, mxcsr, MXCSR_MASK)
     top = status >> 11 & 7
     stack = b"".join(_read(cpu, x86.UC_X86_REG_FP0 + (top + i & 7), 10).ljust(16, b"\0") for i in range(8))
     vectors = b"".join(_read(cpu, x86.UC_X86_REG_XMM0 + i, 16) for i in range(16))

@@ -1,7 +1,9 @@
 """The lengths of x86-64 instructions, as the CPU engine decodes them.
 
-A disassembler does not do: it refuses encodings that the engine (like hardware) executes, and one refusal in the middle of a
-block would make its count wrong. A length needs few facts: Intel SDM volume 2, chapter 2 and appendix A (opcode maps), 64-bit mode;
+A disassembler does not do: it refuses encodings that the engine (like hardware) executes, and one refusal in the
+middle of a
+block would make its count wrong. A length needs few facts: Intel SDM volume 2, chapter 2 and appendix A (opcode
+maps), 64-bit mode;
 where Intel and AMD differ (0x66 before a near branch) the engine does as AMD.
 """
 
@@ -51,7 +53,8 @@ def _one_byte() -> tuple[int, ...]:
 
 def _two_bytes() -> tuple[int, ...]:
     table = [_MODRM] * 256
-    for op in (*range(0x04, 0x0C), 0x0E, *range(0x30, 0x38), 0x77, 0xA0, 0xA1, 0xA2, 0xA8, 0xA9, 0xAA, *range(0xC8, 0xD0)):
+    singles = (0x0E, 0x77, 0xA0, 0xA1, 0xA2, 0xA8, 0xA9, 0xAA)
+    for op in (*range(0x04, 0x0C), *range(0x30, 0x38), *range(0xC8, 0xD0), *singles):
         table[op] = 0
     for op in range(0x80, 0x90):
         table[op] = _IZ
@@ -138,10 +141,11 @@ def length(code: bytes, start: int = 0) -> int:
 def boundaries(code: bytes, n: int = 0) -> tuple[int, ...]:
     """The lengths of the instructions of a translated block, in order; they add up to `len(code)`.
 
-    `n` is their number if the engine told it. Only the last instruction of a block can be an invalid one, of which the engine
+    `n` is their number if the engine told it. Only the last instruction of a block can be an invalid one, of which
+    the engine
     may have read more or fewer bytes than are counted here: it gets the rest.
     """
-    sizes = []
+    sizes: list[int] = []
     at = 0
     end = len(code)
     while at < end and len(sizes) != n - 1:

@@ -59,8 +59,10 @@ def _engine(name: str, cpu: Cpu) -> Engine:
 class Machine:
     """A CPU at CPL 3 with its memory.
 
-    `memory` is in bytes, a multiple of 4096, at most 16 GiB. `engine` is "fast" (needs the C extension), "pure", "step" (one
-    instruction at a time) or "auto": the environment's PYVMM_ENGINE if set, else the fastest there is. All give the same results.
+    `memory` is in bytes, a multiple of 4096, at most 16 GiB. `engine` is "fast" (needs the C extension), "pure",
+    "step" (one
+    instruction at a time) or "auto": the environment's PYVMM_ENGINE if set, else the fastest there is. All give the
+    same results.
     """
 
     def __init__(self, memory: int = 512 << 20, engine: str = "auto") -> None:
@@ -78,7 +80,8 @@ class Machine:
         self._cpu.restore(self._current.saved)
 
     def _make_blank(self) -> SavedCpu:
-        """Enters ring 3 once, by the firmware in the private address space, and keeps that state, zeroed, for new contexts."""
+        """Enters ring 3 once, by the firmware in the private address space, and keeps that state, zeroed, for new
+        contexts."""
         base = IDENTITY + self.firmware_frame
         self._frame(base, FLAT_CS, FLAT_SS)
         self._engine.write(Reg.RSP, base + firmware.FRAME)
@@ -114,7 +117,8 @@ class Machine:
         return self._engine.instructions + self.charged + self.skipped
 
     def retire(self, n: int, iterations: int = 0) -> None:
-        """Adjusts the counters, for instructions emulated (or refused) above; `iterations` are those of a repeated one."""
+        """Adjusts the counters, for instructions emulated (or refused) above; `iterations` are those of a repeated
+        one."""
         self._engine.instructions += n
         self._engine.rep_iterations += iterations
 
@@ -266,7 +270,8 @@ class Machine:
         fs: int | None = None,
         gs: int | None = None,
     ) -> None:
-        """Loads selectors for real, by the firmware. Raises `SegmentFault` when the CPU refuses one; the state is then unchanged.
+        """Loads selectors for real, by the firmware. Raises `SegmentFault` when the CPU refuses one; the state is
+        then unchanged.
 
         CS and SS are loaded together by `iretq`: the one not given is loaded again as it is.
         """

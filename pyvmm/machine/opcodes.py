@@ -1,7 +1,9 @@
 """What kind of instruction a few bytes are, as far as counting and stepping need to know, and the plan for a block.
 
-Only instructions that the engine cannot be left alone with are told apart: port I/O (which Unicorn lets through at CPL 3),
-`cpuid` and `rdtsc` (which would show the host), string instructions with a `rep` prefix (which run as a loop of blocks), and
+Only instructions that the engine cannot be left alone with are told apart: port I/O (which Unicorn lets through at
+CPL 3),
+`cpuid` and `rdtsc` (which would show the host), string instructions with a `rep` prefix (which run as a loop of
+blocks), and
 those that store or load RFLAGS.TF (which stepping uses). Encodings: Intel SDM volume 2, chapter 2 and appendix A.
 """
 
@@ -28,14 +30,15 @@ class Op(IntEnum):
     UNTRAPPED = 9  # mov to SS (holds off the trap after it) and pause (the engine forgets it); both end a block
 
 
+_BRANCHES: Final = (*range(0x70, 0x80), *range(0xE0, 0xE4), *b"\xe8\xe9\xeb\xc2\xc3\xca\xcb\xcc\xcd\xf1\xf4")
 _ONE_BYTE: Final[dict[int, Op]] = (
-    {b: Op.PORT for b in (*range(0xE4, 0xE8), *range(0xEC, 0xF0), *range(0x6C, 0x70))}
-    | {b: Op.BRANCH for b in (*range(0x70, 0x80), *range(0xE0, 0xE4), 0xE8, 0xE9, 0xEB, 0xC2, 0xC3, 0xCA, 0xCB, 0xCC, 0xCD)}
-    | {0xF1: Op.BRANCH, 0xF4: Op.BRANCH, 0x9C: Op.PUSHF, 0x9D: Op.LOAD_FLAGS, 0xCF: Op.LOAD_FLAGS}
+    dict.fromkeys((*range(0xE4, 0xE8), *range(0xEC, 0xF0), *range(0x6C, 0x70)), Op.PORT)
+    | dict.fromkeys(_BRANCHES, Op.BRANCH)
+    | {0x9C: Op.PUSHF, 0x9D: Op.LOAD_FLAGS, 0xCF: Op.LOAD_FLAGS}
 )
-_TWO_BYTES: Final[dict[int, Op]] = {0xA2: Op.CPUID, 0x31: Op.RDTSC, 0x05: Op.BRANCH, 0x0B: Op.BRANCH} | {
-    b: Op.BRANCH for b in range(0x80, 0x90)
-}
+_TWO_BYTES: Final[dict[int, Op]] = {0xA2: Op.CPUID, 0x31: Op.RDTSC} | dict.fromkeys(
+    (0x05, 0x0B, *range(0x80, 0x90)), Op.BRANCH
+)
 _STRING: Final = frozenset({0xA4, 0xA5, 0xAA, 0xAB, 0xAC, 0xAD})
 _STRING_COMPARE: Final = frozenset({0xA6, 0xA7, 0xAE, 0xAF})
 
@@ -99,7 +102,8 @@ class Plan(NamedTuple):
 
 
 def plan(code: bytes, count: int = 0) -> Plan:
-    """The plan for a translated block of these bytes; `count` is the engine's own number of instructions, 0 if not known."""
+    """The plan for a translated block of these bytes; `count` is the engine's own number of instructions, 0 if not
+    known."""
     sizes = boundaries(code, count)
     n = len(sizes)
     offset = 0

@@ -45,7 +45,10 @@ class Ram:
             raise MachineError(f"physical range {pa:#x}+{n:#x} is outside memory")
 
     def _written(self, pa: int, n: int) -> None:
-        if n and any(self.code[pa >> 12 : (pa + n + 4095) >> 12]):
+        if not n:
+            return
+        first, last = pa >> 12, (pa + n - 1) >> 12
+        if self.code[first] if first == last else any(self.code[first : last + 1]):
             self._drop(pa, pa + n)
 
     def read(self, pa: int, n: int) -> bytes:

@@ -86,5 +86,6 @@ class Guest:
     def state(self) -> tuple[int, ...]:
         """What every engine must agree on."""
         m = self.m
-        regs = [Reg.RAX, Reg.RBX, Reg.RCX, Reg.RDX, Reg.RSI, Reg.RDI, Reg.RBP, Reg.RSP, Reg.R8, Reg.R15, Reg.RIP, Reg.RFLAGS]
+        regs = [Reg.RAX, Reg.RBX, Reg.RCX, Reg.RDX, Reg.RSI, Reg.RDI, Reg.RBP, Reg.RSP, Reg.R8, Reg.R15]
+        regs += [Reg.RIP, Reg.RFLAGS]
         return (*m.get_many(regs), m.instructions, m.rep_iterations)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.machine.machine_guest import CODE, DATA, SS, Guest
 
 from pyvmm.machine import BudgetUsed, Fault, MachineError, PageFault, Reg, SegmentFault, SoftInt, Stopped, Syscall
 from pyvmm.machine.machine import _engine  # noqa: F401  (import proves the module loads)
+from tests.machine.machine_guest import CODE, DATA, SS, Guest
 
 try:
     import pyvmm.machine.fast  # noqa: F401
