@@ -3,6 +3,7 @@ state."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ class Counters:
 
     instructions: int = 0
     rep_iterations: int = 0
-    hypercalls: dict[str, int] = field(default_factory=dict)
+    hypercalls: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     exceptions: int = 0
     events_sent: int = 0
     events_received: int = 0

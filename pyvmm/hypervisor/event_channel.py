@@ -182,15 +182,16 @@ def set_pending(v: VCpu, port: int) -> None:
     """Make `port` of `v`'s domain pending, with `v` as the vCPU to notify."""
     domain, hv = v.domain, v.hv
     ram = hv.machine.ram
-    word, bit = domain.shared_info_pa + (port >> 6) * 8, 1 << (port & 63)
-    pending = ram.read_u64(word + PENDING_OFFSET)
+    u64 = ram.u64
+    word, bit = (domain.shared_info_mfn << 12) + (port >> 6) * 8, 1 << (port & 63)
+    pending = u64[word + PENDING_OFFSET >> 3]
     if pending & bit:
         return
     ram.write_u64(word + PENDING_OFFSET, pending | bit)
     domain.counters.events_received += 1
     if hv.trace.on:
         hv.trace.emit(trace.EVTCHN_PENDING, domain.domid, v.vcpu_id, port)
-    if not ram.read_u64(word + MASK_OFFSET) & bit:
+    if not u64[word + MASK_OFFSET >> 3] & bit:
         _select(v, port >> 6)
     for other in domain.vcpus:
         if other.poll_ports is not None and (not other.poll_ports or port in other.poll_ports):
@@ -202,7 +203,7 @@ def _select(v: VCpu, word: int) -> None:
     ram, pa = v.hv.machine.ram, v.info_pa
     if not pa:
         return  # no vcpu_info yet: registering one marks everything
-    selector = ram.read_u64(pa + PENDING_SEL)
+    selector = ram.u64[pa + PENDING_SEL >> 3]
     if not selector >> word & 1:
         ram.write_u64(pa + PENDING_SEL, selector | 1 << word)
         mark_events_pending(v)
@@ -488,7 +489,7 @@ def _set_priority(v: VCpu, arg: int) -> int:
 
 def _port_argument(v: VCpu, arg: int) -> int:
     """The only member of struct evtchn_send, evtchn_close and evtchn_unmask."""
-    return int.from_bytes(v.copy_in(arg, 4), "little")
+    return v.space.read_u32(arg)
 
 
 def _vcpu(domain: Domain, number: int) -> VCpu:

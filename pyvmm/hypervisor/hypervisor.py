@@ -71,6 +71,7 @@ class Hypervisor:
         self.frames = FrameTable(self)
         self.xen_area = XenArea(self)
         self.mmu = Mmu(self)
+        self._u64 = machine.ram.u64
         machine.on_syscall = self._on_syscall
         machine.on_cpuid = lambda leaf, subleaf: cpu.native_cpuid(self, leaf, subleaf)
 
@@ -197,7 +198,8 @@ class Hypervisor:
         result = hc.call(v, rax & 0xFFFFFFFF, rdi, rsi, rdx, r10, r8)
         # A lost CPU, a nearer timer or a deliverable upcall is dealt with by the run loop. (Whatever makes a vCPU not
         # runnable sets `leave`.)
-        if self.leave or self.look or self.machine.ram.read_u16(v.info_pa) & 0xFF01 == 0x0001:
+        # The first 8 bytes of a vcpu_info: upcall_pending, upcall_mask, nothing.
+        if self.leave or self.look or self._u64[v.info_pa >> 3] & 0xFF01 == 0x0001:
             self.machine.request_stop()
         return result & 0xFFFF_FFFF_FFFF_FFFF
 

@@ -9,6 +9,7 @@ second multicall. `VCpu.after_stop` is how that is said here: the run loop calls
 
 from __future__ import annotations
 
+import struct
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from pyvmm.hypervisor.vcpu import VCpu
 
 SYSCALL_LENGTH = 2
-_ENTRY: int = xen.multicall_entry.size
+_ENTRY = struct.Struct("<8Q")  # struct multicall_entry: op, result, six arguments, of which five are passed on
+assert _ENTRY.size == xen.multicall_entry.size
 _RESULT: int = xen.multicall_entry.result.offset
 _U64 = (1 << 64) - 1
 
@@ -42,24 +44,24 @@ def multicall(v: VCpu, call_list: int, nr_calls: int) -> int:
 
 def _serve(v: VCpu, call_list: int, nr_calls: int) -> int:
     hv = v.hv
-    unpack = xen.multicall_entry.unpack
+    unpack = _ENTRY.unpack
     for i in range(nr_calls):
         if i and v.native is None and (hv.leave or not v.runnable or needs_delivery(v)):
             v.after_stop = partial(_restart, v, call_list, nr_calls - i)
             return 0
         try:
-            entry = unpack(v.copy_in(call_list, _ENTRY))
+            op, _, a1, a2, a3, a4, a5, _ = unpack(v.copy_in(call_list, _ENTRY.size))
         except XenError:
             return -errno.EFAULT
-        number = entry.op & 0xFFFF_FFFF
-        result = hc.call(v, number, *entry.args[: hc.MAX_ARGS])
+        number = op & 0xFFFF_FFFF
+        result = hc.call(v, number, a1, a2, a3, a4, a5)
         try:
             v.copy_out(call_list + _RESULT, (result & _U64).to_bytes(8, "little"))
         except XenError:
             return -errno.EFAULT
         if number == xen.HYPERVISOR_iret:
             return result  # it replaces the registers, and ends the multicall
-        call_list += _ENTRY
+        call_list += _ENTRY.size
     return 0
 
 

@@ -49,6 +49,10 @@ class NativeSpace:
             return self._ram.read(entry[0] * PAGE + va % PAGE, n)
         return b"".join(self._ram.read(pa, size) for pa, size in self._pieces(va, n, False))
 
+    def read_u32(self, va: int) -> int:
+        """See `Space.read_u32`."""
+        return int.from_bytes(self.read(va, 4), "little")
+
     def write(self, va: int, data: bytes) -> None:
         """See `Space.write`."""
         done = 0

@@ -6,6 +6,7 @@ xen/arch/x86/domain.c (update_runstate_area), public/vcpu.h.
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
 from pyvmm.abi import vcpu as abi
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from pyvmm.hypervisor.vcpu import VCpu
 
 _ENTRY_TIME = abi.vcpu_runstate_info.state_entry_time.offset
+_INFO = struct.Struct("<i4xQ4Q")  # struct vcpu_runstate_info, packed at every switch
+assert _INFO.size == abi.vcpu_runstate_info.size
 _FLAG_BYTE = _ENTRY_TIME + 7  # the byte that holds XEN_RUNSTATE_UPDATE (bit 63)
 
 
@@ -59,11 +62,11 @@ def wake(v: VCpu) -> None:
 def info(v: VCpu, *, current: bool = True) -> bytes:
     """struct vcpu_runstate_info of `v`. `current` adds the time spent so far in the state it is in
     (VCPUOP_get_runstate_info)."""
-    times = list(v.runstate_times)
+    times, state = v.runstate_times, v.runstate
     if current:
-        times[v.runstate] += v.hv.machine.now - v.runstate_entered
-    data: bytes = abi.vcpu_runstate_info.pack(state=int(v.runstate), state_entry_time=v.runstate_entered, time=times)
-    return data
+        times = times.copy()
+        times[state] += v.hv.machine.now - v.runstate_entered
+    return _INFO.pack(state, v.runstate_entered, *times)
 
 
 def update_area(v: VCpu) -> None:

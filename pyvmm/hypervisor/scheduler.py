@@ -43,15 +43,20 @@ class Timers:
     """Callbacks due at virtual times. One deadline a key; equal deadlines fire in the order they were set."""
 
     def __init__(self) -> None:
+        # A heap in which entries that were replaced or cancelled stay until they come up or there are too many of them.
         self._heap: list[tuple[int, int, Hashable, Callable[[], None]]] = []
         self._live: dict[Hashable, int] = {}
         self._sequence = 0
 
     def set(self, key: Hashable, deadline: int, action: Callable[[], None]) -> None:
         """Call `action()` at virtual time `deadline`; replaces what `key` had."""
-        self._sequence += 1
-        self._live[key] = self._sequence
-        heapq.heappush(self._heap, (deadline, self._sequence, key, action))
+        self._sequence = sequence = self._sequence + 1
+        self._live[key] = sequence
+        heap = self._heap
+        heapq.heappush(heap, (deadline, sequence, key, action))
+        if len(heap) > 2 * len(self._live) + 64:
+            self._heap = [entry for entry in heap if self._live.get(entry[2]) == entry[1]]
+            heapq.heapify(self._heap)
 
     def cancel(self, key: Hashable) -> None:
         """Forget `key`'s deadline, if it has one."""

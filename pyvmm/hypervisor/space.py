@@ -47,6 +47,13 @@ class PageTableSpace:
             return bytes(self._bytes[pa : pa + n])
         return b"".join(bytes(self._bytes[pa : pa + size]) for pa, size in self._pieces(va, n, False))
 
+    def read_u32(self, va: int) -> int:
+        """See `Space.read_u32`."""
+        if va & 3 or self._generation != self._mmu.generation:
+            return int.from_bytes(self.read(va, 4), "little")
+        pa = self._readable[self._v.user_mode].get(va >> 12)
+        return self._ram.read_u32((self._walk(va, False) if pa is None else pa) + (va & 0xFFF))
+
     def write(self, va: int, data: bytes) -> None:
         """See `Space.write`. All or nothing: a page that cannot be written is noticed before the first store."""
         n = len(data)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from pyvmm.abi import xen
 from pyvmm.hypervisor import event_channel, trace
 from pyvmm.hypervisor.errors import XenError
-from pyvmm.hypervisor.hypercalls import hypercall, signed
+from pyvmm.hypervisor.hypercalls import hypercall
 
 if TYPE_CHECKING:
     from pyvmm.hypervisor.domain import Domain
@@ -47,13 +47,13 @@ _WC_SEC_HI: int = xen.shared_info.wc_sec_hi.offset
 @hypercall(xen.HYPERVISOR_set_timer_op, "timeout")
 def set_timer_op(v: VCpu, timeout: int) -> int:
     """One VIRQ_TIMER at absolute system time `timeout` (at once if it has passed); 0 stops the timer. Always 0."""
-    timeout = signed(timeout)
     if timeout == 0:
         stop_singleshot(v)
         return 0
+    # Compared as Xen does: a negative one, and what is 2^50 ns or more ahead, is absurd.
     now = v.hv.machine.now
     offset = timeout - now
-    if timeout < 0 or (offset > 0 and offset >> FAR_BITS & 0xFFFF_FFFF):
+    if timeout >> 63 or (offset > 0 and offset >> FAR_BITS):
         timeout = now + FAR_DELAY
     set_singleshot(v, timeout)
     return 0
@@ -62,7 +62,9 @@ def set_timer_op(v: VCpu, timeout: int) -> int:
 def set_singleshot(v: VCpu, deadline: int) -> None:
     """Arm the vCPU's one-shot timer, replacing what it was set to."""
     v.timer_deadline = deadline
-    v.hv.set_timer(("singleshot", v), deadline, partial(_fire_singleshot, v))
+    if v.timer is None:
+        v.timer = ("singleshot", v), partial(_fire_singleshot, v)
+    v.hv.set_timer(v.timer[0], deadline, v.timer[1])
 
 
 def stop_singleshot(v: VCpu) -> None:

@@ -7,7 +7,7 @@ has a `NativeSpace` in place of page tables.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -45,6 +45,9 @@ class Space(Protocol):
 
     def read(self, va: int, n: int) -> bytes:
         """`n` bytes at `va` that the guest could read."""
+
+    def read_u32(self, va: int) -> int:
+        """The 32-bit word at `va`, as `read`; what the commonest hypercalls are told."""
 
     def write(self, va: int, data: bytes) -> None:
         """Store `data` at `va`, which the guest could write."""
@@ -115,6 +118,7 @@ class VCpu:
         self.runstate_va = 0  # guest address registered with VCPUOP_register_runstate_memory_area, 0: none
         self.time_va = 0
         self.timer_deadline = 0  # 0: not set
+        self.timer: tuple[Hashable, Callable[[], None]] | None = None  # key and action of the one-shot timer
         self.periodic_period = 0
         self.periodic_last = 0
         self.time_stamp = -1  # the calibration its time record was written from
