@@ -38,7 +38,9 @@ def build(names: tuple[str, ...]) -> None:
         if name not in known:
             raise click.BadParameter(f"no guest {name!r}; there are: {', '.join(known)}", param_hint="NAMES")
     if not GUESTS.is_dir():
-        raise PyvmmError("the guests' sources are not here: `pyvmm images build` works in a checkout, not in an installed package")
+        raise PyvmmError(
+            "the guests' sources are not here: `pyvmm images build` works in a checkout, not in an installed package"
+        )
     try:
         manifest = build_all(only=names)
     except BuildError as error:

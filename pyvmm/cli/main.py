@@ -46,12 +46,12 @@ def cli() -> None:
 def main() -> None:
     """Entry point: runs the command and turns errors into exit statuses."""
     try:
-        cli.main(prog_name="pyvmm", standalone_mode=False)
+        status = cli.main(prog_name="pyvmm", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
     except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        status = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         print("pyvmm: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -62,3 +62,4 @@ def main() -> None:
         # The reader of our output is gone (`pyvmm run hello | head`): nothing left to say, and no flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    sys.exit(status if isinstance(status, int) else 0)

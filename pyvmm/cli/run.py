@@ -1,0 +1,155 @@
+"""``pyvmm run``: boot one PV kernel, be its console, tell what it did."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import click
+
+from pyvmm.cli.sizes import Count, Size
+from pyvmm.cli.terminal import raw_keyboard, write_bytes
+from pyvmm.errors import UsageError
+
+if TYPE_CHECKING:
+    from pyvmm.host import Domain, Host, Result
+
+MIB = 1 << 20
+LAST_EVENTS = 20  # shown after a crash
+
+
+@click.command("run")
+@click.argument("image")
+@click.option(
+    "--memory",
+    type=Size(),
+    default=None,
+    help="The domain's memory, for example 64M (default 128M; of a dom0: nearly all of the host's).",
+)
+@click.option(
+    "--host-memory", type=Size(), default=None, help="The machine's memory (default: 512M, or what the domain needs)."
+)
+@click.option("--vcpus", type=click.IntRange(1, 128), default=1, show_default=True, help="Virtual CPUs.")
+@click.option("--cmdline", default="", help="The kernel's command line.")
+@click.option("--ramdisk", type=click.Path(path_type=Path), default=None, help="A file the kernel gets as its module.")
+@click.option("--dom0", is_flag=True, help="Boot the image as domain 0, with its privileges.")
+@click.option(
+    "--max-instructions", type=Count(), default=None, help="Stop after exactly this many instructions (exit status 5)."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Decides all that the host may choose freely.")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "fast", "pure", "step"]),
+    default="auto",
+    show_default=True,
+    help="How the CPU is driven; all give the same results.",
+)
+@click.option(
+    "--json", "json_file", metavar="FILE", default=None, help="Write the run's figures to FILE (- for stdout)."
+)
+@click.option("--trace", "trace_file", metavar="FILE", default=None, help="Write every event to FILE (- for stderr).")
+def command(
+    image: str,
+    memory: int | None,
+    host_memory: int | None,
+    vcpus: int,
+    cmdline: str,
+    ramdisk: Path | None,
+    dom0: bool,
+    max_instructions: int | None,
+    seed: int,
+    engine: str,
+    json_file: str | None,
+    trace_file: str | None,
+) -> None:
+    """Boot IMAGE: the name of a shipped guest (see `pyvmm images`) or the file of any PV64 kernel.
+
+    The guest's console is stdin and stdout; Ctrl-] leaves. Exit status: 0 the guest powered off, 3 it rebooted, 4 it crashed, 5 the
+    instruction budget is used up, 6 nothing can ever run again, 2 bad usage or image.
+    """
+    from pyvmm.host import DEFAULT_GUEST_MEMORY, DEFAULT_HOST_MEMORY, Host
+
+    with ExitStack() as stack:
+        # Files first: a run that cannot be written down is not begun.
+        trace = _output(stack, trace_file, "trace", sys.stderr)
+        figures = _output(stack, json_file, "json", sys.stdout)
+        wanted = memory if memory is not None else DEFAULT_GUEST_MEMORY
+        if host_memory is None:
+            # A sixteenth more covers the host's tables and the domain's page tables.
+            host_memory = max(DEFAULT_HOST_MEMORY, -(-(wanted + wanted // 16 + 64 * MIB) // (4 * MIB)) * 4 * MIB)
+        host = stack.enter_context(Host(host_memory, engine=engine, seed=seed))
+        recent = _Recent()
+        host.hypervisor.trace.listen(recent)
+        if trace is not None:
+            from pyvmm.report.text import write_trace
+
+            write_trace(host.hypervisor.trace, trace)
+        if dom0:
+            domain = host.create_dom0(image, memory=memory, vcpus=vcpus, cmdline=cmdline, ramdisk=ramdisk)
+        else:
+            domain = host.create(image, memory=wanted, vcpus=vcpus, cmdline=cmdline, ramdisk=ramdisk)
+        domain.console.listen(write_bytes)
+        result = _run(host, domain, max_instructions)
+        _explain(result, recent)
+        if figures is not None:
+            json.dump(result.to_json(), figures, indent=2)
+            figures.write("\n")
+            figures.flush()
+    raise click.exceptions.Exit(result.exit_status)
+
+
+class _Recent:
+    """The last events before a crash."""
+
+    def __init__(self) -> None:
+        from collections import deque
+
+        self.events: deque[object] = deque(maxlen=LAST_EVENTS)
+
+    def __call__(self, event: object) -> None:
+        self.events.append(event)
+
+
+def _output(stack: ExitStack, name: str | None, what: str, standard: TextIO) -> TextIO | None:
+    if name is None:
+        return None
+    if name == "-":
+        return standard
+    try:
+        return stack.enter_context(open(name, "w", encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot write the {what} file {name}: {error.strerror}") from None
+
+
+def _run(host: Host, domain: Domain, max_instructions: int | None) -> Result:
+    """The run itself, with the terminal as keyboard, or a file or pipe as typed-ahead input."""
+    if sys.stdin is None or sys.stdin.closed:
+        return host.run(max_instructions)
+    if sys.stdin.isatty():
+        with raw_keyboard(sys.stdin.fileno()) as keyboard:
+            return host.run(max_instructions, keyboard=keyboard)
+    domain.console.feed_from(sys.stdin.buffer)
+    return host.run(max_instructions)
+
+
+def _explain(result: Result, recent: _Recent) -> None:
+    """Why a run ended that did not end well, on stderr."""
+    if result.exit == "crash":
+        for domain in result.domains:
+            if domain.exit == "crash":
+                print(f"pyvmm: domain {domain.domid} ({domain.name}) crashed", file=sys.stderr)
+                if domain.crash_report:
+                    print(domain.crash_report.rstrip(), file=sys.stderr)
+        print("last events:", file=sys.stderr)
+        for event in recent.events:
+            print(f"  {event}", file=sys.stderr)
+    elif result.exit == "deadlock":
+        print(
+            "pyvmm: deadlock: no vCPU can ever run again: none is runnable, no timer is set, no input is left",
+            file=sys.stderr,
+        )
+    elif result.exit == "budget":
+        print("pyvmm: the instruction budget is used up", file=sys.stderr)
