@@ -43,7 +43,7 @@ class Load:
 
 @dataclass
 class Elf:
-    """An ELF file. `notes_in`: "segment", "section" or "" (none); `guest_string`: the text of a `__xen_guest` section."""
+    """An ELF file. `notes_in`: "segment", "section" or "" (none); `guest_string`: what a `__xen_guest` section says."""
 
     loads: list[Load] = field(default_factory=lambda: [Load()])
     notes: dict[int, bytes] = field(default_factory=lambda: dict(NOTES))
