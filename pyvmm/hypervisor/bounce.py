@@ -119,10 +119,9 @@ def push_frame(
         sp = rsp & ~0xF
     if XEN_START < sp < XEN_END + 64:
         raise DomainCrash(f"domain_crash_sync called from entry.S: the stack pointer {sp:#x} is in Xen's address range")
-    mask_pa = v.info_pa + UPCALL_MASK
-    mask = ram.read_u32(mask_pa)
+    mask = ram.read_u64(v.info_pa) >> 8 * UPCALL_MASK & 0xFFFF_FFFF  # with the padding after it, as Xen pushes it
     if mask_events and not mask & 1:
-        ram.write_u8(mask_pa, (mask | 1) & 0xFF)
+        ram.write_u8(v.info_pa + UPCALL_MASK, (mask | 1) & 0xFF)
     saved = flags & 0xFFFF_FFFF & ~(IF | IOPL_MASK)
     if not mask & 0xFF:
         saved |= IF

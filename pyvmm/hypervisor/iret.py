@@ -45,7 +45,8 @@ VGCF_IN_SYSCALL = 1 << 8
 U64 = (1 << 64) - 1
 _CONTEXT = struct.Struct("<9Q")
 _BASIC = (Reg.RAX, Reg.RIP, Reg.RFLAGS, Reg.RSP, Reg.RCX, Reg.R11)
-_SELECTORS = (Reg.CS, Reg.SS)
+_BEFORE = (Reg.RSP, Reg.CS, Reg.SS)
+_FLAT = [CS64, SS]
 
 
 @hypercall(xen.HYPERVISOR_iret)
@@ -61,8 +62,9 @@ def perform(v: VCpu) -> None:
     domain.
     """
     machine = v.hv.machine
+    at, *selectors = machine.get_many(_BEFORE)
     try:
-        frame = v.copy_in(machine.get(Reg.RSP), _CONTEXT.size)
+        frame = v.copy_in(at, _CONTEXT.size)
     except XenError:
         raise DomainCrash("Fault while reading IRET context from guest stack") from None
     rax, r11, rcx, context_flags, rip, cs, rflags, rsp, ss = _CONTEXT.unpack(frame)
@@ -81,21 +83,22 @@ def perform(v: VCpu) -> None:
     machine.set_many(_BASIC, (rax, rip, flags, rsp, rcx, r11))
     machine.ram.write_u8(v.info_pa + UPCALL_MASK, 0 if rflags & IF else 1)
     v.nmi_masked = False
-    load_code_and_stack(v, cs, ss)
+    if cs != CS64 or ss != SS or selectors != _FLAT:
+        load_code_and_stack(v, cs, ss)
+    elif not is_canonical(rip):
+        inject(v, GP, 0)
 
 
 def load_code_and_stack(v: VCpu, cs: int, ss: int) -> None:
     """Load cs and ss as the return to the guest does. What the CPU refuses becomes the exception that IRETQ raises,
     at the place returned to.
     """
-    machine = v.hv.machine
-    if (cs == CS64 and ss == SS) and machine.get_many(_SELECTORS) == [CS64, SS]:
-        if not is_canonical(machine.get(Reg.RIP)):
-            inject(v, GP, 0)
-        return
     try:
         descriptors.load_segments(v, cs=cs, ss=ss)
     except SegmentFault as fault:
         if fault.vector == PF:  # the LDT page is not there: shown as a fault of the guest's own mapping
             set_cr2(v, (v.ldt_base + (fault.selector & 0xFFF8)) & U64)
         inject(v, fault.vector, fault.error_code, selectors=(cs, ss))
+    else:
+        if not is_canonical(v.hv.machine.get(Reg.RIP)):
+            inject(v, GP, 0)
