@@ -224,6 +224,14 @@ def pair() -> Iterator[Pair]:
 
 # --- generated sequences ---
 
+# The same sequences in every run. To explore, raise max_examples and drop derandomize.
+COMPARISON = settings(
+    max_examples=150,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
 GOOD = (
     b"/t", b"/t/a", b"/t/a/b", b"/t/a/b/c", b"/t/a/b/c/d", b"/t/d", b"/t/d/e", b"/local/domain/1", b"/local/domain/1/x",
     b"/local/domain/2", b"/local/domain/2/x/y", b"x", b"x/y", b"x/z",
@@ -268,7 +276,7 @@ requests = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@COMPARISON
 @given(st.lists(requests, min_size=5, max_size=40))
 def test_generated_requests_get_the_same_replies(pair: Pair, sequence: list[tuple[int, Op, bytes, int | None]]) -> None:
     pair.restart()
@@ -295,7 +303,7 @@ def _payload(op: Op, path: bytes, value: bytes) -> bytes:
     return path + b"\0" + (value if op == Op.WRITE else b"")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@COMPARISON
 @given(
     st.lists(node_requests, min_size=1, max_size=5),
     st.lists(node_requests, min_size=1, max_size=3),
@@ -329,7 +337,7 @@ any_entries = st.lists(st.sampled_from(every_entry), min_size=1, max_size=4)
 fixed = st.sampled_from((b"/t/a", b"/t/d"))
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@COMPARISON
 @given(
     st.lists(
         st.one_of(
