@@ -67,8 +67,8 @@ def command(
 ) -> None:
     """Boot IMAGE: the name of a shipped guest (see `pyvmm images`) or the file of any PV64 kernel.
 
-    The guest's console is stdin and stdout; Ctrl-] leaves. Exit status: 0 the guest powered off, 3 it rebooted, 4 it crashed, 5 the
-    instruction budget is used up, 6 nothing can ever run again, 2 bad usage or image.
+    The guest's console is stdin and stdout; Ctrl-] leaves. Exit status: 0 the guest powered off, 3 it rebooted,
+    4 it crashed, 5 the instruction budget is used up, 6 nothing can ever run again, 2 bad usage or image.
     """
     from pyvmm.host import DEFAULT_GUEST_MEMORY, DEFAULT_HOST_MEMORY, Host
 

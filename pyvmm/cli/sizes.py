@@ -9,8 +9,8 @@ import click
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
-class Size(click.ParamType):
-    """A memory size in bytes: a number with an optional K, M, G or T (powers of 1024; a trailing B or iB is allowed)."""
+class Size(click.ParamType[int]):
+    """A memory size in bytes: a number and an optional K, M, G or T (powers of 1024; B or iB may follow)."""
 
     name = "SIZE"
 
@@ -24,7 +24,7 @@ class Size(click.ParamType):
         return int(float(m[1]) * UNITS[m[2]])
 
 
-class Count(click.ParamType):
+class Count(click.ParamType[int]):
     """A whole number of instructions; 1e9 and 1_000_000 are accepted."""
 
     name = "N"
