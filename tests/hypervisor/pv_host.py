@@ -19,10 +19,11 @@ from pyvmm.hypervisor.domain import Domain
 from pyvmm.hypervisor.frames import ALLOCATED, DOMID_IO, PINNED, SPECIAL, FrameTable
 from pyvmm.hypervisor.hypervisor import Hypervisor
 from pyvmm.hypervisor.mmu import Mmu
+from pyvmm.hypervisor.native import NativeSpace
 from pyvmm.hypervisor.space import PageTableSpace
 from pyvmm.hypervisor.vcpu import VCpu
 from pyvmm.hypervisor.xen_area import XenArea
-from pyvmm.machine import Machine
+from pyvmm.machine import Machine, PageFault
 
 KERNEL_BASE = 0x10_0000  # where a guest's pages are mapped, in order of pfn
 TABLE_FLAGS = P.PRESENT | P.RW | P.USER | P.ACCESSED
@@ -157,7 +158,7 @@ def snapshot(host: Host) -> list[bytes]:
     return [a.tobytes() for a in (f.owners, f.counts, f.type_counts, f.flags & (ALLOCATED | PINNED))]
 
 
-def audit(host: Host) -> None:
+def audit(host: Host | Hypervisor) -> None:
     """Count again, from the page tables' contents, every reference and every use that the frame table says there is."""
     f = host.frames
     f.check()
@@ -169,6 +170,13 @@ def audit(host: Host) -> None:
             for base in (v.l4_kernel, v.l4_user):
                 counts[base] += base != 0
                 uses[base] += base != 0
+            for mfn in (v.info_mfn, *v.gdt_frames, *_ldt_frames(host, v)):
+                counts[mfn] += mfn != 0
+                uses[mfn] += mfn != 0
+            if isinstance(v.space, NativeSpace):
+                for mfn, writable in v.space.pages.values():
+                    counts[mfn] += 1
+                    uses[mfn] += writable
     counts += (f.flags & PINNED) != 0
     uses += (f.flags & PINNED) != 0
     for mfn in np.flatnonzero(f.owners < DOMID_IO).tolist():
@@ -189,6 +197,20 @@ def audit(host: Host) -> None:
     owned = f.owners < DOMID_IO
     assert (counts == f.counts)[owned].all(), _differences(f.counts, counts, owned)
     assert (uses == f.type_counts)[owned].all(), _differences(f.type_counts, uses, owned)
+
+
+def _ldt_frames(host: Host | Hypervisor, v: VCpu) -> list[int]:
+    """The frames that are mapped in the window of `v`'s LDT."""
+    if not v.ldt_entries:
+        return []
+    found = []
+    for page in range(16):
+        try:
+            pa = host.machine.translate(host.xen_area.ldt_va(v) + page * 4096, user=False, cr3=v.l4_kernel << 12)
+        except PageFault:
+            continue
+        found.append(pa >> 12)
+    return found
 
 
 def _differences(have: Any, should: Any, owned: Any) -> str:
