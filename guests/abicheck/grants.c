@@ -144,6 +144,10 @@ static void copying(u16 self)
     struct gnttab_copy c = {by_frame(from, 0), by_frame(to, 0), 8, 0, 0};
     c.source.domid = 4242;
     answer("copy: a domain that is not there", copy(c), GNTST_bad_domain);
+    if (!is_dom0()) {
+        c.source.domid = 0;
+        answer("copy: a frame of another domain", copy(c), GNTST_permission_denied);
+    }
     c.source = by_frame((void *)start_info->pt_base, 0);
     c.dest = by_frame((void *)start_info->pt_base, 0);
     answer("copy: onto a page table", copy(c), GNTST_general_error);

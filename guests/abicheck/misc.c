@@ -10,15 +10,17 @@ void check_multicall(void)
         {4096, 99, {0}},
         {HYPERVISOR_xen_version, 99, {XENVER_platform_parameters, (u64)&bits}},
         {HYPERVISOR_multicall, 99, {0, 0}},
+        {1UL << 32 | HYPERVISOR_xen_version, 99, {XENVER_version}},
     };
     answer("none", hypercall_multicall(WILD, 0), 0);
-    answer("five calls", hypercall_multicall(calls, COUNT(calls)), 0);
+    answer("six calls", hypercall_multicall(calls, COUNT(calls)), 0);
     answer("the first's result", (s64)calls[0].result, 4 << 16 | 17);
     answer("the second's: -EFAULT, and on it goes", (s64)calls[1].result, -EFAULT);
     answer("the third's: no such number", (s64)calls[2].result, -ENOSYS);
     answer("the fourth's", (s64)calls[3].result, 0);
     equal("it has written", bits, M2P_TABLE);
     answer("the fifth's: no multicall within", (s64)calls[4].result, -EINVAL);
+    answer("the sixth's: all 64 bits of the number count", (s64)calls[5].result, -ENOSYS);
     answer("bad pointer", hypercall_multicall(WILD, 1), -EFAULT);
     void *page = page_alloc();
     u64 pte = va_to_mfn(page) << PAGE_SHIFT | PTE_P | PTE_U;
@@ -110,6 +112,8 @@ static void control(void)
     answer("argo_op: off", hypercall(39, 1, 0, 0, 0, 0), -ENOSYS);
     answer("xenpmu_op: off", hypercall(40, 99, 0, 0, 0, 0), -EOPNOTSUPP);
     answer("mca: for dom0", hypercall(48, (u64)WILD, 0, 0, 0, 0), by_role(-EFAULT, -EPERM));
+    words[1] = 0;
+    answer("mca: another interface version", hypercall(48, (u64)words, 0, 0, 0, 0), by_role(-EACCES, -EPERM));
     answer("nmi_op: no such command", hypercall_nmi_op(9, NULL), -ENOSYS);
     answer("nmi_op: register bad pointer", hypercall_nmi_op(0, WILD), -EFAULT);
 }

@@ -195,7 +195,7 @@ class Hypervisor:
         assert v is not None
         if v.user_mode:
             return None
-        result = hc.call(v, rax & 0xFFFFFFFF, rdi, rsi, rdx, r10, r8)
+        result = hc.call(v, rax, rdi, rsi, rdx, r10, r8)
         # A lost CPU, a nearer timer or a deliverable upcall is dealt with by the run loop. (Whatever makes a vCPU not
         # runnable sets `leave`.)
         # The first 8 bytes of a vcpu_info: upcall_pending, upcall_mask, nothing.

@@ -69,11 +69,15 @@ def xenpmu_op(v: VCpu, op: int, arg: int) -> int:
     return -errno.EOPNOTSUPP
 
 
+_MCA_INTERFACE_VERSION = 0x01ECC003  # public/arch-x86/xen-mca.h
+
+
 @hypercall(xen.HYPERVISOR_arch_0, "mca")
 def mca(v: VCpu, mca: int) -> int:
-    """Machine checks (__HYPERVISOR_mca): this machine has none."""
+    """Machine checks (__HYPERVISOR_mca): EFAULT and EACCES (another interface version) first; this machine has none."""
     require_privileged(v.domain)
-    return -errno.ENOSYS
+    version = int.from_bytes(v.copy_in(mca, 8)[4:], "little")
+    return -errno.ENOSYS if version == _MCA_INTERFACE_VERSION else -errno.EACCES
 
 
 def _settime32(v: VCpu, op: int) -> int:

@@ -53,7 +53,7 @@ def _serve(v: VCpu, call_list: int, nr_calls: int) -> int:
             op, _, a1, a2, a3, a4, a5, _ = unpack(v.copy_in(call_list, _ENTRY.size))
         except XenError:
             return -errno.EFAULT
-        number = op & 0xFFFF_FFFF
+        number = op  # all 64 bits count, as in a syscall
         result = hc.call(v, number, a1, a2, a3, a4, a5)
         try:
             v.copy_out(call_list + _RESULT, (result & _U64).to_bytes(8, "little"))

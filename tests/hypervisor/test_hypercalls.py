@@ -224,7 +224,7 @@ def test_physdev_compat_form(host: NativeHost) -> None:
         (xen.HYPERVISOR_xsm_op, (0,), errno.ENOSYS, errno.ENOSYS),
         (xen.HYPERVISOR_kexec_op, (0, 0), errno.EPERM, errno.ENOSYS),
         (xen.HYPERVISOR_hypfs_op, (0,), errno.EPERM, errno.ENOSYS),
-        (xen.HYPERVISOR_arch_0, (0,), errno.EPERM, errno.ENOSYS),
+        (xen.HYPERVISOR_arch_0, (WILD,), errno.EPERM, errno.EFAULT),
         (xen.HYPERVISOR_xenpmu_op, (0, 0), errno.EOPNOTSUPP, errno.EOPNOTSUPP),
         (xen.HYPERVISOR_hvm_op, (1, WILD), errno.EFAULT, errno.EFAULT),
         (xen.HYPERVISOR_hvm_op, (99, 0), errno.ENOSYS, errno.ENOSYS),
