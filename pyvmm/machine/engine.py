@@ -89,6 +89,7 @@ class Engine:
         self.tsc_offset = 0
         self.in_callback = False
         self.stop_requested = False
+        self.mode = Mode.BLOCKS
         self.why = Why.NOTHING
         self.vector = 0
         self.error_code = 0
@@ -100,13 +101,14 @@ class Engine:
         self._step_counted = False
         self._rep_run = 0
         self.one_block_at = 0
+        #: The firmware ran in a callback: the run is left and entered again, for Unicorn is not quite reentrant.
+        self.restart = False
 
     # What a subclass provides.
 
     instructions: int
     rep_iterations: int
     limit: int
-    mode: Mode
 
     def go(self) -> None:
         """Runs whole blocks until `why` says something."""
@@ -363,6 +365,8 @@ class Engine:
             return self._fault(self.vector, self.error_code)
         if why is Why.INVALID:
             return self._fault(6, 0)
+        if why is Why.SLICE:  # a syscall, done and counted, whose callback used the firmware
+            return Fault(1, None) if guest_tf else None
         if why in (Why.SYSCALL, Why.STOP, Why.ERROR):
             return self._after_go()
         return self._fault(18, 0)
@@ -383,17 +387,23 @@ class Engine:
 
     def start(self) -> None:
         """Enters the CPU at RIP; returns when a hook has stopped it."""
-        self.lib.uc_emu_start(self.handle, self.read(Reg.RIP), 0, 0, 0)
+        error = self.lib.uc_emu_start(self.handle, self.read(Reg.RIP), 0, 0, 0)
+        if self.why is Why.NOTHING and not error and self.mode is Mode.BLOCKS:
+            self.why = Why.SLICE
 
     def firmware(self, rip: int) -> tuple[int, int]:
         """Runs CPL-0 code at `rip` until an exception: (vector, error code). Nothing is counted."""
+        mode, why = self.mode, self.why
         self.mode = Mode.FIRMWARE
         self.why = Why.NOTHING
         self.write(Reg.RIP, rip)
-        self.start()
-        self.mode = Mode.BLOCKS
-        if self.why is not Why.EXCEPTION:
-            raise MachineError(f"the firmware at {rip:#x} did not run ({self.why.name}): is it mapped?")
+        try:
+            self.start()
+            if self.why is not Why.EXCEPTION:
+                raise MachineError(f"the firmware at {rip:#x} did not run ({self.why.name}): is it mapped?")
+        finally:
+            self.mode, self.why = mode, why
+            self.restart = self.in_callback
         return self.vector, self.error_code
 
 

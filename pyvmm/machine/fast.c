@@ -69,7 +69,7 @@ typedef struct pv_engine {
     int64_t iterations_left;
     int32_t rep_active, rep_rcx_known;
     int32_t mode, why, vector, error_code, software, step_count;
-    int32_t step_tf, step_counted, stop_requested, in_callback, declined, failed, has_handler;
+    int32_t step_tf, step_counted, stop_requested, in_callback, restart, error, declined, failed, has_handler;
     /* private */
     uint64_t epoch; /* in the upper half */
     near_entry *last; /* the block entered last, if not yet copied to block_pc and block_size */
@@ -390,6 +390,8 @@ static void on_syscall(void *uc, void *data)
     pv_write(e, REG_R11, e->step_tf ? flags & ~(uint64_t)TF : flags);
     if (e->stop_requested)
         stop(e, STOP);
+    else if (e->restart) /* the firmware ran in the callback: what Unicorn keeps of this run is not to be relied upon */
+        stop(e, SLICE);
 }
 
 static pv_engine *pv_new(void *uc, void **functions, uintptr_t ram, uint64_t ram_size, uintptr_t code, uintptr_t scratch)
@@ -433,16 +435,42 @@ static void pv_new_epoch(pv_engine *e)
     }
 }
 
+static int pv_go(pv_engine *e, int mode, uint64_t slice);
+
+/* Runs CPL-0 code in a callback, inside the run that made it. */
+static int nested(pv_engine *e, int mode)
+{
+    int32_t outer_mode = e->mode, outer_why = e->why;
+    uint64_t bound = e->bound, slice_end = e->slice_end;
+    int64_t iterations_left = e->iterations_left;
+    e->in_callback = 0;
+    int why = pv_go(e, mode, 0);
+    e->in_callback = 1;
+    e->restart = 1;
+    e->mode = outer_mode;
+    e->why = outer_why;
+    e->bound = bound;
+    e->slice_end = slice_end;
+    e->iterations_left = iterations_left;
+    return why;
+}
+
 /* Enters the CPU in the given mode; returns `why`. */
 static int pv_go(pv_engine *e, int mode, uint64_t slice)
 {
+    if (e->in_callback)
+        return nested(e, mode);
+    pv_settle(e);
+    e->restart = 0;
     e->mode = mode;
     e->why = NOTHING;
     e->slice_end = e->limit - e->instructions > slice ? e->instructions + slice : e->limit;
     e->iterations_left = (int64_t)slice / 8;
     e->bound = e->rep_active || mode != BLOCKS ? 0 : e->slice_end;
-    e->lib.emu_start(e->uc, pv_read(e, REG_RIP), 0, 0, 0);
+    e->error = e->lib.emu_start(e->uc, pv_read(e, REG_RIP), 0, 0, 0);
     pv_settle(e);
+    if (e->why == NOTHING && !e->error && mode == BLOCKS)
+        e->why = SLICE;
     return e->why;
 }
 

@@ -80,6 +80,7 @@ class FastEngine(Engine):
     in_callback = _field("in_callback")
     one_block_at = _field("one_block_at")
     tsc_offset = _field("tsc_offset")
+    restart = _field("restart")
     _rep_run = _field("rep_run")
 
     def __init__(self, cpu: Cpu) -> None:

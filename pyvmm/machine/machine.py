@@ -33,6 +33,8 @@ from pyvmm.machine.ram import Ram
 from pyvmm.machine.registers import CR0, FLAG_FIXED, FLAG_IF, SELECTORS, Reg
 
 ENGINES: Final = ("auto", "fast", "pure", "step")
+_CR0: Final = x86.UC_X86_REG_CR0
+_CR0_TS: Final = 1 << 3
 _CR3: Final = x86.UC_X86_REG_CR3
 _RING3_REACHED: Final = PF_P | PF_U | PF_I
 _CR0_TS: Final = 8
@@ -137,7 +139,7 @@ class Machine:
 
     @property
     def on_syscall(self) -> SyscallHandler | None:
-        """Called in place for every `syscall`; see the contract. Must not switch contexts."""
+        """Called in place for every `syscall`; see the contract."""
         return self._engine.on_syscall
 
     @on_syscall.setter
@@ -161,10 +163,13 @@ class Machine:
         if self._running:
             raise MachineError("run called from a callback")
         self._running = True
+        context = self._current
         try:
             return self._engine.run(budget)
         finally:
             self._running = False
+            if self._current is not context:
+                raise MachineError("a callback left another context current")
 
     def request_stop(self) -> None:
         """In a callback: makes `run` return `Stopped` after the instruction."""
@@ -184,11 +189,9 @@ class Machine:
         return self._current
 
     def switch(self, context: Context) -> None:
-        """Saves the current context and makes `context` current."""
+        """Saves the current context and makes `context` current. A callback must switch back before it returns."""
         if context is self._current:
             return
-        if self._engine.in_callback:
-            raise MachineError("contexts cannot be switched in a callback")
         old = self._current
         self._cpu.save(old.saved)
         self._cpu.restore(context.saved)
@@ -278,8 +281,6 @@ class Machine:
         base = self._firmware_va
         if base is None:
             raise MachineError("firmware_va is not set")
-        if self._engine.in_callback:
-            raise MachineError("segments cannot be loaded in a callback")
         mine = SavedCpu(self._cpu)
         self._cpu.save(mine)
         ring0 = SavedCpu(self._cpu)
@@ -337,6 +338,17 @@ class Machine:
     @task_switched.setter
     def task_switched(self, on: bool) -> None:
         self._engine.write(x86.UC_X86_REG_CR0, CR0 | _CR0_TS if on else CR0)
+
+    @property
+    def task_switched(self) -> bool:
+        """CR0.TS of the current context: the next x87 or SSE instruction raises #NM (vector 7)."""
+        return self._engine.read(_CR0) & _CR0_TS != 0
+
+    @task_switched.setter
+    def task_switched(self, on: bool) -> None:
+        value = self._engine.read(_CR0)
+        if (value & _CR0_TS != 0) != on:
+            self._engine.write(_CR0, value ^ _CR0_TS)
 
     def get_fpu(self) -> bytes:
         """The 512-byte FXSAVE image of the current context."""

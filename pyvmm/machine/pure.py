@@ -141,6 +141,9 @@ class PythonHooks(Engine):
         self.write(Reg.R11, flags & ~FLAG_TF if self._step_tf else flags)
         if self.stop_requested:
             self._stop(Why.STOP)
+        elif self.restart:
+            self.restart = False
+            self._stop(Why.SLICE)
 
 
 class PureEngine(PythonHooks):

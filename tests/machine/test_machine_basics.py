@@ -122,3 +122,80 @@ def test_fpu_image_round_trip(guest: Guest) -> None:
     assert m.get_fpu() != image
     m.set_fpu(image)
     assert m.get_fpu() == image
+
+
+def test_firmware_and_contexts_in_a_callback(guest: Guest) -> None:
+    """A callback loads segments, and looks into another context; the run goes on where it was, counts included."""
+    m = guest.m
+    other = m.new_context()
+    codes = [SS, 0x1003, 0]
+    seen: list[object] = []
+
+    def handler(*args: int) -> int:
+        try:
+            m.load_segments(gs=codes[args[0]])
+        except SegmentFault as e:
+            seen.append(e.selector)
+        before = m.current
+        m.switch(other)
+        m.set(Reg.RBX, 99)
+        m.switch(before)
+        seen.append((m.get(Reg.GS), m.get(Reg.RBX), m.instructions))
+        m.set(Reg.GS_BASE, 0x1000 + args[0])
+        return args[0] + 1
+
+    m.on_syscall = handler
+    guest.put("31c0", "bb05000000", "0f05", "90", "83f803", "75f8", "654c8b0c2500f04f00", "cc")
+    guest.m.ram.write_u64(guest.data + 2, 0x1234)
+    for budget in (1000, 1):
+        seen.clear()
+        start = m.instructions
+        m.set(Reg.RIP, CODE)
+        while (e := m.run(budget)) == BudgetUsed():
+            pass
+        assert e == SoftInt(3, 1)
+        assert m.get(Reg.R9) == 0x1234
+        assert m.instructions - start == 2 + 3 * 4 + 2
+        assert seen == [(SS, 5, start + 3), 0x1003, (SS, 5, start + 7), (0, 5, start + 11)]
+
+
+def test_context_must_be_restored(guest: Guest) -> None:
+    m = guest.m
+    other = m.new_context()
+
+    def handler(*args: int) -> int:
+        m.switch(other)
+        m.request_stop()
+        return 0
+
+    m.on_syscall = handler
+    guest.put("0f05", "90")
+    with pytest.raises(MachineError):
+        m.run(10)
+
+
+def test_task_switched(guest: Guest) -> None:
+    m = guest.m
+    guest.put("90", "660fefc0", "cc")
+    m.task_switched = True
+    assert m.task_switched
+    assert m.run(10) == Fault(7, None)
+    assert m.instructions == 1
+    m.task_switched = False
+    assert m.run(10) == SoftInt(3, 1)
+
+
+@pytest.mark.parametrize("pa", [0x3_0000_0000, 1 << 39, 0xFEE0_0000])
+def test_addresses_without_memory(guest: Guest, pa: int) -> None:
+    """A page-table entry that points to nothing: a machine check, and the machine goes on."""
+    m = guest.m
+    for code, retired in (("90488b042500305000cc", 1), ("904889042500305000cc", 1), ("48c7c000305000ffe0", 2)):
+        guest.map(guest.cr3, 0x503000, pa)
+        guest.put(code)
+        m.set(Reg.RIP, CODE)
+        before = m.instructions
+        assert m.run(50) == Fault(18, None)
+        assert m.instructions - before == retired
+        guest.put("90cc")
+        m.set(Reg.RIP, CODE)
+        assert m.run(10) == SoftInt(3, 1)
