@@ -33,8 +33,6 @@ from pyvmm.machine.ram import Ram
 from pyvmm.machine.registers import CR0, FLAG_FIXED, FLAG_IF, SELECTORS, Reg
 
 ENGINES: Final = ("auto", "fast", "pure", "step")
-_CR0: Final = x86.UC_X86_REG_CR0
-_CR0_TS: Final = 1 << 3
 _CR3: Final = x86.UC_X86_REG_CR3
 _RING3_REACHED: Final = PF_P | PF_U | PF_I
 _CR0_TS: Final = 8
@@ -338,17 +336,6 @@ class Machine:
     @task_switched.setter
     def task_switched(self, on: bool) -> None:
         self._engine.write(x86.UC_X86_REG_CR0, CR0 | _CR0_TS if on else CR0)
-
-    @property
-    def task_switched(self) -> bool:
-        """CR0.TS of the current context: the next x87 or SSE instruction raises #NM (vector 7)."""
-        return self._engine.read(_CR0) & _CR0_TS != 0
-
-    @task_switched.setter
-    def task_switched(self, on: bool) -> None:
-        value = self._engine.read(_CR0)
-        if (value & _CR0_TS != 0) != on:
-            self._engine.write(_CR0, value ^ _CR0_TS)
 
     def get_fpu(self) -> bytes:
         """The 512-byte FXSAVE image of the current context."""
