@@ -50,6 +50,7 @@ DE, DB, NMI, BP, OF, UD, NM, DF_VECTOR, TS, NP, SS_VECTOR, GP, PF, AC_VECTOR = (
 HAVE_ERROR_CODE = frozenset({8, 10, 11, 12, 13, 14, 17})
 VECTOR_NAMES = "#DE #DB NMI #BP #OF #BR #UD #NM #DF CSO #TS #NP #SS #GP #PF SPV #MF #AC #MC #XM #VE #CP".split()
 
+DR6_BS, DR6_ONES = 1 << 14, 0xFFFF0FF0  # of DR6: single step; the bits that are always set
 VMASST_ARCHITECTURAL_IOPL = 1 << 4  # VMASST_TYPE_architectural_iopl
 XEN_START, XEN_END = 0xFFFF_8000_0000_0000, 0xFFFF_8800_0000_0000  # HYPERVISOR_VIRT_START and _END for guests
 U64 = (1 << 64) - 1
@@ -178,6 +179,17 @@ def inject_page_fault(v: VCpu, address: int, error: int) -> None:
     inject(v, PF, error | 4 if v.user_mode else error & ~4)
 
 
+def single_step(v: VCpu) -> None:
+    """Deliver #DB for an instruction that was executed with TF set."""
+    v.debugreg[6] |= DR6_BS | DR6_ONES
+    inject(v, DB, resume=False)
+
+
+def event_due(v: VCpu) -> bool:
+    """An upcall is pending (any value but zero) and not masked."""
+    return 0 < v.hv.machine.ram.read_u16(v.info_pa) < 0x100
+
+
 def upcall(v: VCpu) -> None:
     """Enter the event callback, with upcalls masked."""
     bus = v.hv.trace
@@ -196,6 +208,5 @@ def deliver_pending(v: VCpu) -> None:
         if trap is not None and trap.address:
             v.nmi_masked = True
             inject(v, NMI, resume=False)
-    # upcall_pending is any value but zero, and upcall_mask is zero
-    if 0 < v.hv.machine.ram.read_u16(v.info_pa) < 0x100:
+    if event_due(v):
         upcall(v)

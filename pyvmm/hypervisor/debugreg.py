@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyvmm.abi import errno, xen
-from pyvmm.hypervisor.bounce import is_guest_address
+from pyvmm.hypervisor.bounce import DR6_ONES, is_guest_address
 from pyvmm.hypervisor.errors import XenError
 from pyvmm.hypervisor.hypercalls import hypercall, signed
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NO_SUCH = -errno.ENODEV  # such a register is #UD to the instruction
 
-DR6_BS, DR6_ONES, DR6_BITS = 1 << 14, 0xFFFF0FF0, 0xFFFFEFFF
+DR6_BITS = 0xFFFFEFFF
 DR7_ONES, DR7_BITS = 0x400, 0xFFFF27FF
 DR7_ENABLES, DR7_GD = 0xFF, 1 << 13
 DR7_RW_IO = 2  # an R/W field that means: break on I/O

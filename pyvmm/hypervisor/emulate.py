@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm.hypervisor import cpuid, debugreg, descriptors, msr, portio, trace
-from pyvmm.hypervisor.bounce import DB, GP, UD, inject, inject_page_fault, is_guest_address, set_cr2
+from pyvmm.hypervisor.bounce import GP, TF, UD, inject, inject_page_fault, is_guest_address, set_cr2, single_step
 from pyvmm.hypervisor.errors import XenError
 from pyvmm.machine import Reg
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MAX_LENGTH = 15
 PAGE = 4096
 CR0_FIXED, CR0_TS = 0x80050033, 8  # PG AM WP NE ET MP PE: what Xen runs with
-TF = 0x100
+CONTROL_REGISTERS = frozenset({0, 2, 3, 4, 8})
 FORCED_PREFIX, CPUID_OPCODE = b"\x0f\x0bxen", b"\x0f\xa2"
 
 # General registers in the order in which instructions number them.
@@ -47,6 +47,7 @@ class Insn(NamedTuple):
     address_size: int  # bytes
     segment: str
     rep: bool
+    lock: bool
     rex: int
     end: int
 
@@ -80,7 +81,8 @@ def decode(code: bytes, rip: int, long_mode: bool) -> tuple[bool, Insn] | None:
     """Decode what `privileged` needs to know; (is it a 0F opcode, the instruction). None: the code ends too early or
     has a lock prefix.
     """
-    operand16, address_size, segment, rep, rex = False, 8 if long_mode else 4, "ds", False, 0
+    operand16 = rep = lock = False
+    address_size, segment, rex = 8 if long_mode else 4, "ds", 0
     at = 0
     try:
         while True:
@@ -91,6 +93,8 @@ def decode(code: bytes, rip: int, long_mode: bool) -> tuple[bool, Insn] | None:
                 address_size = 4 if long_mode else 2
             elif byte in (0xF2, 0xF3):
                 rep = True
+            elif byte == 0xF0:
+                lock = True
             elif byte in SEGMENT_PREFIXES:
                 if not long_mode or byte in (0x64, 0x65):
                     segment = SEGMENT_PREFIXES[byte]
@@ -116,7 +120,7 @@ def decode(code: bytes, rip: int, long_mode: bool) -> tuple[bool, Insn] | None:
             at += 1
     except IndexError:
         return None
-    return two_byte, Insn(byte, modrm, immediate, operand16, address_size, segment, rep, rex, rip + at)
+    return two_byte, Insn(byte, modrm, immediate, operand16, address_size, segment, rep, lock, rex, rip + at)
 
 
 def done(v: VCpu, rip: int, mnemonic: str) -> bool:
@@ -128,8 +132,7 @@ def done(v: VCpu, rip: int, mnemonic: str) -> bool:
     machine.set(Reg.RIP, rip & 0xFFFF_FFFF_FFFF_FFFF)
     machine.retire(1)
     if machine.get(Reg.RFLAGS) & TF:
-        v.debugreg[6] |= debugreg.DR6_BS | debugreg.DR6_ONES
-        inject(v, DB, resume=False)
+        single_step(v)
     return True
 
 
@@ -173,7 +176,10 @@ def _wbinvd(v: VCpu, insn: Insn) -> bool:
 
 def _from_cr(v: VCpu, insn: Insn) -> bool:
     number = insn.reg
-    if v.user_mode or number not in (0, 2, 3, 4):
+    if number not in CONTROL_REGISTERS:
+        inject(v, UD)
+        return True
+    if v.user_mode or number == 8:
         return False
     if number == 0:
         value = CR0_FIXED | v.ctrlreg[0] & CR0_TS
@@ -187,7 +193,10 @@ def _from_cr(v: VCpu, insn: Insn) -> bool:
 
 def _to_cr(v: VCpu, insn: Insn) -> bool:
     number = insn.reg
-    if v.user_mode or number not in (0, 2, 3, 4):
+    if number not in CONTROL_REGISTERS:
+        inject(v, UD)
+        return True
+    if v.user_mode or number == 8:
         return False
     value = v.hv.machine.get(GPRS[insn.rm])
     if number == 0:
@@ -305,6 +314,9 @@ def privileged(v: VCpu) -> bool:
         return False
     two_byte, insn = decoded
     emulation = (TWO_BYTE if two_byte else ONE_BYTE).get(insn.opcode)
+    if emulation is not None and insn.lock:
+        inject(v, UD)  # none of them can be locked
+        return True
     return emulation is not None and emulation(v, insn)
 
 

@@ -27,11 +27,14 @@ from pyvmm.hypervisor.bounce import (
     LOADABLE_FLAGS,
     PF,
     SS,
+    TF,
     UPCALL_MASK,
     VMASST_ARCHITECTURAL_IOPL,
+    event_due,
     inject,
     is_canonical,
     set_cr2,
+    single_step,
     toggle_guest_mode,
 )
 from pyvmm.hypervisor.errors import DomainCrash, XenError
@@ -86,7 +89,9 @@ def perform(v: VCpu) -> None:
     if cs != CS64 or ss != SS or selectors != _FLAT:
         load_code_and_stack(v, cs, ss)
     elif not is_canonical(rip):
-        inject(v, GP, 0)
+        inject(v, GP, 0, resume=False)
+    elif flags & TF and context_flags & VGCF_IN_SYSCALL and not event_due(v):
+        single_step(v)  # SYSRET looks at the TF that it loads
 
 
 def load_code_and_stack(v: VCpu, cs: int, ss: int) -> None:
@@ -98,7 +103,7 @@ def load_code_and_stack(v: VCpu, cs: int, ss: int) -> None:
     except SegmentFault as fault:
         if fault.vector == PF:  # the LDT page is not there: shown as a fault of the guest's own mapping
             set_cr2(v, (v.ldt_base + (fault.selector & 0xFFF8)) & U64)
-        inject(v, fault.vector, fault.error_code, selectors=(cs, ss))
+        inject(v, fault.vector, fault.error_code, resume=False, selectors=(cs, ss))
     else:
         if not is_canonical(v.hv.machine.get(Reg.RIP)):
-            inject(v, GP, 0)
+            inject(v, GP, 0, resume=False)

@@ -38,6 +38,7 @@ EFER_VALUE = 0xD01  # SCE LME LMA NXE
 APIC_BASE_VALUE, APIC_BASE_BSP = 0xFEE00800, 0x100
 MISC_ENABLE_VALUE = 0x801801  # fast strings; no BTS, no PEBS, xTPR disabled
 PAT_VALUE = 0x50100070406
+PATCH_LEVEL_VALUE = 0x01000065
 DE_CFG_VALUE = 2  # LFENCE is serialising
 
 Reader = Callable[["VCpu"], int]
@@ -79,7 +80,7 @@ def _mce_ctl(v: VCpu) -> int:
 READ: dict[int, Reader] = {
     TSC: _tsc,
     APIC_BASE: _apic_base,
-    PATCH_LEVEL: _constant(0),
+    PATCH_LEVEL: _constant(PATCH_LEVEL_VALUE),
     PLATFORM_INFO: _constant(0),
     MISC_FEATURES: _constant(0),
     PERF_CAPABILITIES: _constant(0),
@@ -170,9 +171,9 @@ WRITE: dict[int, Writer] = {
         (MISC_ENABLE, MCG_CAP, MCG_CTL, HWCR, NB_CFG, DE_CFG, MPERF, APERF, *POWER_STATES, *PERFORMANCE_COUNTERS),
         _ignored,
     ),
-    **dict.fromkeys(MCE_BANK_REGISTERS, _only(0)),
-    **dict.fromkeys(range(0x280, 0x2A0), _ignored),
-    **dict.fromkeys(range(0x400, 0x480, 4), _ignored),
+    **dict.fromkeys((*range(0x280, 0x2A0), *range(0x400, 0x480)), _ignored),
+    # Of the banks that are there, status, address and miscellaneous registers can only be cleared.
+    **{0x400 + 4 * bank + register: _only(0) for bank in range(MCE_BANKS) for register in (1, 2, 3)},
 }
 
 

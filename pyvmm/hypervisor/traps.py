@@ -31,6 +31,7 @@ from pyvmm.hypervisor.bounce import (
     inject,
     inject_page_fault,
     push_frame,
+    single_step,
 )
 from pyvmm.machine import Fault, Reg, SoftInt
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 PFEC_PRESENT, PFEC_WRITE, PFEC_RESERVED = 1, 2, 8
 LEGACY_SYSCALL_VECTOR = 0x80
-RDPMC = b"\x0f\x33"
+RDPMC, ICEBP = b"\x0f\x33", b"\xf1"
 
 
 def fault(v: VCpu, event: Fault) -> None:
@@ -75,13 +76,18 @@ def general_protection(v: VCpu, error: int, _address: int = 0) -> None:
 
 
 def invalid_opcode(v: VCpu, _error: int, _address: int) -> None:
-    """#UD: perhaps the forced emulation prefix. (The engine has no rdpmc, which a CPU with CR4.PCE clear refuses with
-    #GP.)
-    """
+    """#UD: perhaps the forced emulation prefix, or an instruction that a CPU has and the engine has not."""
     if emulate.forced(v):
         return
-    if emulate.fetch(v, v.hv.machine.get(Reg.RIP)).startswith(RDPMC):
+    machine = v.hv.machine
+    rip = machine.get(Reg.RIP)
+    code = emulate.fetch(v, rip)
+    if code.startswith(RDPMC):  # CR4.PCE is clear
         inject(v, GP, 0)
+    elif code.startswith(ICEBP):
+        machine.set(Reg.RIP, rip + 1)
+        machine.retire(1)
+        inject(v, DB, resume=False)
     else:
         inject(v, UD)
 
@@ -95,8 +101,7 @@ def no_device(v: VCpu, _error: int, _address: int) -> None:
 
 def debug(v: VCpu, _error: int, _address: int) -> None:
     """#DB: RIP is after the instruction, so RF is not in the frame. What the machine raises is the single-step trap."""
-    v.debugreg[6] |= debugreg.DR6_BS | debugreg.DR6_ONES
-    inject(v, DB, resume=False)
+    single_step(v)
 
 
 Rule = Callable[["VCpu", int, int], None]

@@ -55,6 +55,8 @@ CASES = {  # instruction: what a guest kernel gets for it
     "mov rax, cr2": (b"\x0f\x20\xd0", None),
     "mov rax, cr3": (b"\x0f\x20\xd8", None),
     "mov rax, cr4": (b"\x0f\x20\xe0", None),
+    "mov rax, cr1": (b"\x0f\x20\xc8", UD),
+    "lock cli": (b"\xf0\xfa", UD),
     "mov rax, cr8": (b"\x44\x0f\x20\xc0", GP),
     "mov cr8, rax": (b"\x44\x0f\x22\xc0", GP),
     "mov rax, dr0": (b"\x0f\x21\xc0", None),
@@ -155,7 +157,7 @@ def test_set_debugreg() -> None:
 
 
 READABLE = {
-    0x1B: 0xFEE00900, 0x8B: 0, 0xCE: 0, 0x140: 0, 0x179: 2, 0x17A: 0, 0x277: 0x50100070406, 0x40000000: 0,
+    0x1B: 0xFEE00900, 0x8B: 0x1000065, 0xCE: 0, 0x140: 0, 0x179: 2, 0x17A: 0, 0x277: 0x50100070406, 0x40000000: 0,
     0xC0000080: 0xD01, 0xC0010015: 0, 0xC0011029: 2, 0x400: (1 << 64) - 1, 0x401: 0,
 }  # fmt: skip
 

@@ -205,6 +205,14 @@ def test_int3_is_for_everybody() -> None:
         assert frame["rip"] == CODE + 1 and not frame["rflags"] & RF
 
 
+def test_icebp_is_a_debug_trap() -> None:
+    g = CodeGuest(b"\xf1")
+    g.run(2)
+    frame = g.frame()
+    assert frame["rip"] == CODE + 1 and not frame["rflags"] & RF and g.v.debugreg[6] == 0xFFFF0FF0
+    assert g.domain.counters.instructions == 2
+
+
 def test_int_0x80_is_for_everybody_if_there_is_a_handler() -> None:
     g = CodeGuest(b"\xcd\x80", user=True)
     g.run(2)
@@ -326,6 +334,15 @@ def test_iret_in_syscall_keeps_rcx_r11_and_selectors_to_sysret() -> None:
     assert g.in_user_mode()
     assert g.reg(Reg.RCX) == CODE + 5 and g.reg(Reg.R11) == 0x202
     assert g.reg(Reg.CS) == CS64 and g.reg(Reg.SS) == SS
+
+
+def test_single_step_into_a_sysret() -> None:
+    g = CodeGuest()
+    g.iret(1, 2, 3, arch.VGCF_in_syscall, CODE + 5, 0xE030, IF | TF, STACK, SS)
+    assert g.reg(Reg.RIP) == ENTRY and g.frame()["rip"] == CODE + 5 and g.v.debugreg[6] & 1 << 14
+    g.iret(1, 2, 3, 0, CODE, 0xE030, IF | TF, STACK, SS)  # IRETQ: one instruction is executed first
+    g.run(2)
+    assert g.reg(Reg.RIP) == ENTRY + 1 and g.frame()["rip"] == CODE + 1
 
 
 def test_iret_to_compatibility_mode() -> None:
