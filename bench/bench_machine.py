@@ -164,7 +164,7 @@ def boundary(engine: str) -> dict[str, float]:
 
     def faults() -> None:
         for _ in range(n):
-            m.run(10)
+            m.run(100000)
 
     out["run_to_fault_us"] = best(lambda: timed(faults)) / n * 1e6
     a, b = m.current, m.new_context()
