@@ -118,20 +118,17 @@ class Hypervisor:
             domain.counters.instructions += machine.instructions - instructions
             domain.counters.rep_iterations += machine.rep_iterations - iterations
             self.current = None
-            if v.runstate == Runstate.RUNNING:
-                runnable = v.runnable
-                set_runstate(v, Runstate.RUNNABLE if runnable else Runstate.OFFLINE if v.down else Runstate.BLOCKED)
-                v.runstate_area_stale = True
-                if not runnable:
-                    self._update_runstate_area(v)
+            # One that could go on stays "running" until another one gets the CPU: being asked again is no switch.
+            if not v.runnable:
+                runstate.stop_running(v)
 
     def _switch_to(self, v: VCpu) -> None:
         """Give the CPU to `v`: account for it, and bring the records up to date that both guests keep in their
         memory."""
         last = self.last
         if last is not v:
-            if last is not None and last.runstate_area_stale and not last.domain.dying:
-                self._update_runstate_area(last)
+            if last is not None:
+                runstate.stop_running(last)
             v.domain.counters.switches += 1
             if self.trace.on:
                 self.trace.emit(
@@ -142,15 +139,10 @@ class Hypervisor:
                     last.vcpu_id if last else -1,
                 )
             self.last = v
-        set_runstate(v, Runstate.RUNNING)
-        if v.runstate_va:
-            self._update_runstate_area(v)
+        if v.runstate != Runstate.RUNNING:
+            set_runstate(v, Runstate.RUNNING)
+            runstate.update_area(v)
         time.update_vcpu_time(v)
-
-    @staticmethod
-    def _update_runstate_area(v: VCpu) -> None:
-        v.runstate_area_stale = False
-        runstate.update_area(v)
 
     def _run_guest(self, v: VCpu, limit: int | None) -> None:
         machine, timers = self.machine, self.timers
@@ -223,6 +215,8 @@ class Hypervisor:
             return
         domain.shutdown_code = code
         self.leave = True
+        for v in domain.vcpus:
+            runstate.refresh(v)
         if self.trace.on:
             self.trace.emit(trace.DOMAIN_SHUTDOWN, domain.domid, 0, code)
         self.on_shutdown(domain)

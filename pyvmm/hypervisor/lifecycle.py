@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyvmm.abi import errno, xen
-from pyvmm.hypervisor import context, event_channel, grant_table, physdev, sched, time, trace, vcpu_op
+from pyvmm.hypervisor import context, event_channel, grant_table, physdev, runstate, sched, time, trace, vcpu_op
 from pyvmm.hypervisor.domain import Domain
 from pyvmm.hypervisor.errors import XenError
 from pyvmm.hypervisor.native import Native, NativeSpace, NativeTask
@@ -99,7 +99,7 @@ def unpause(domain: Domain) -> None:
     domain.pause_count -= 1
     if not domain.pause_count:
         domain.creation_finished = True
-    domain.hv.leave = True
+    _refresh(domain)
 
 
 def pause(domain: Domain) -> None:
@@ -107,7 +107,14 @@ def pause(domain: Domain) -> None:
     if domain.pause_count >= 255:
         raise XenError(errno.EOVERFLOW)
     domain.pause_count += 1
+    _refresh(domain)
+
+
+def _refresh(domain: Domain) -> None:
+    """Its vCPUs can run again, or no longer."""
     domain.hv.leave = True
+    for v in domain.vcpus:
+        runstate.refresh(v)
 
 
 def _release_cpu(v: VCpu) -> None:

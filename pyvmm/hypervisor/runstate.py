@@ -36,6 +36,28 @@ def set_runstate(v: VCpu, state: Runstate) -> None:
     v.runstate_entered = now
 
 
+def waiting_state(v: VCpu) -> Runstate:
+    """The state of `v` while it does not have the CPU: what it waits for."""
+    if v.runnable:
+        return Runstate.RUNNABLE
+    return Runstate.BLOCKED if v.blocked else Runstate.OFFLINE
+
+
+def refresh(v: VCpu) -> None:
+    """Something that keeps `v` off the CPU came or went: a pause, a shutdown, an event. While it has the CPU, nothing
+    changes yet."""
+    if v.runstate != Runstate.RUNNING:
+        set_runstate(v, waiting_state(v))
+
+
+def stop_running(v: VCpu) -> None:
+    """`v` loses the CPU, if it has it: another one gets it, or `v` cannot go on."""
+    if v.runstate == Runstate.RUNNING:
+        set_runstate(v, waiting_state(v))
+        if not v.domain.dying:
+            update_area(v)
+
+
 def block(v: VCpu) -> None:
     """Take `v` off the CPU until `wake`."""
     if not v.blocked:
@@ -52,8 +74,7 @@ def wake(v: VCpu) -> None:
         if v.poll_ports is not None:
             v.poll_ports = None
             v.hv.timers.cancel(("poll", v))
-        if v.runstate == Runstate.BLOCKED:
-            set_runstate(v, Runstate.RUNNABLE)
+        refresh(v)
         v.hv.leave = True
         if v.hv.trace.on:
             v.hv.trace.emit(trace.WAKE, v.domain.domid, v.vcpu_id)

@@ -122,7 +122,6 @@ class VCpu:
         self.periodic_period = 0
         self.periodic_last = 0
         self.time_stamp = -1  # the calibration its time record was written from
-        self.runstate_area_stale = False  # its runstate changed since the guest's copy was written
 
     def __repr__(self) -> str:
         return f"<VCpu d{self.domain.domid}v{self.vcpu_id}>"

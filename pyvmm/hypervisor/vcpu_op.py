@@ -18,7 +18,6 @@ from pyvmm.hypervisor.errors import XenError
 from pyvmm.hypervisor.frames import PGT_writable_page
 from pyvmm.hypervisor.hypercalls import hypercall
 from pyvmm.hypervisor.permissions import access_ok
-from pyvmm.hypervisor.vcpu import Runstate
 
 if TYPE_CHECKING:
     from pyvmm.hypervisor.vcpu import VCpu
@@ -44,8 +43,7 @@ def _up(caller: VCpu, v: VCpu, arg: int) -> int:
         raise XenError(errno.EINVAL)
     if v.down:
         v.down = False
-        if v.runstate == Runstate.OFFLINE:
-            runstate.set_runstate(v, Runstate.BLOCKED if v.blocked else Runstate.RUNNABLE)
+        runstate.refresh(v)
         v.hv.leave = True
     return 0
 
@@ -57,8 +55,7 @@ def _down(caller: VCpu, v: VCpu, arg: int) -> int:
         return 0
     if not v.down:
         v.down = True
-        if v is not caller:
-            runstate.set_runstate(v, Runstate.OFFLINE)
+        runstate.refresh(v)
         v.hv.leave = True
     return 0
 

@@ -14,6 +14,7 @@ from pyvmm.hypervisor.lifecycle import create_native
 from pyvmm.hypervisor.native import Native
 from pyvmm.hypervisor.scheduler import SLICE
 from pyvmm.hypervisor.trace import Event
+from pyvmm.hypervisor.vcpu import Runstate
 from pyvmm.machine import Reg
 from tests.hypervisor.code_guest import CODE, DATA, HANDLER, NOP, PAGE, SYSCALL, CodeGuest
 
@@ -176,6 +177,15 @@ def test_idle_sources_are_asked_before_time_is_skipped() -> None:
     guest.hv.run(lambda: False, 2)
     assert asked == [1, 1]
     assert guest.machine.now == 1_000_001  # one instruction, the wait, one instruction
+
+
+def test_a_vcpu_that_is_asked_again_was_never_off_the_cpu() -> None:
+    guest = CodeGuest(SPIN)
+    guest.machine.skip_to(500)
+    guest.run(3 * SLICE)
+    assert guest.v.runstate == Runstate.RUNNING
+    assert (guest.v.runstate_entered, guest.v.runstate_times[Runstate.RUNNING]) == (500, 0)
+    assert guest.domain.counters.switches == 1
 
 
 def test_switches_are_counted_and_traced() -> None:

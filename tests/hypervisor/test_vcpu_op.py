@@ -76,6 +76,25 @@ def test_runstate_adds_up(host: NativeHost) -> None:
     assert op(host.one, abi.VCPUOP_get_runstate_info, 0, WILD) == -errno.EFAULT
 
 
+def test_runstate_of_a_paused_and_of_a_shut_down_domain(host: NativeHost) -> None:
+    v = host.one.v
+    states = [v.runstate]
+    for change in (lifecycle.pause, lifecycle.unpause):
+        change(host.one.domain)
+        states.append(v.runstate)
+    v.blocked = True
+    runstate.refresh(v)
+    states.append(v.runstate)
+    lifecycle.pause(host.one.domain)
+    runstate.wake(v)
+    states.append(v.runstate)
+    lifecycle.unpause(host.one.domain)
+    host.hv.shutdown(host.one.domain, 0)
+    states.append(v.runstate)
+    runnable, blocked, offline = Runstate.RUNNABLE, Runstate.BLOCKED, Runstate.OFFLINE
+    assert states == [runnable, offline, runnable, blocked, offline, offline]
+
+
 def test_runstate_area_is_kept_up_to_date(host: NativeHost) -> None:
     area = OWN_PAGE + 0x80
     assert op(host.one, abi.VCPUOP_register_runstate_memory_area, 0, WILD) == -errno.EFAULT
