@@ -90,7 +90,7 @@ def _permissions(domain: Domain) -> None:
     for start, end in XEN_PORTS:
         domain.ioports.remove(start, end)
     domain.iomem.add(0, (1 << 40 - PAGE_SHIFT) - 1)
-    for frame in (0xFEE00, 0xFEC00):  # the local and the I/O APIC
+    for frame in (0xFEE00,):  # the local APIC; the I/O APIC can be mapped read-only
         domain.iomem.remove(frame, frame)
     domain.irqs.add(1, PIRQS - 1)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyvmm.abi import errno, memory, xen
 from pyvmm.abi.layout import Struct
+from pyvmm.hypervisor import hypercalls as hc
 from pyvmm.hypervisor import memory_map, permissions
 from pyvmm.hypervisor.errors import XenError
 from pyvmm.hypervisor.frames import MAX_ORDER
@@ -110,15 +111,11 @@ def _decrease_reservation(v: VCpu, r: Reservation, i: int) -> bool:
     frames = v.hv.frames
     first = r.read_extent(i)
     for mfn in range(first, first + (1 << r.order)):
-        # The hypervisor's own frames stay, although the domain may map them.
         if not frames.get_page(mfn, r.domain):
             return False
-        special = frames.is_special(mfn)
-        if not special:
+        if not frames.is_special(mfn):  # the hypervisor's own frames stay, whatever the domain says
             frames.free_domain_page(mfn)
         frames.put_page(mfn)
-        if special:
-            return False
     return True
 
 
@@ -152,8 +149,7 @@ def _maximum_gpfn(domain: Domain) -> int:
     from pyvmm.abi import arch_x86_64
 
     offset = xen.shared_info.arch.offset + arch_x86_64.arch_shared_info.max_pfn.offset
-    value = domain.hv.machine.ram.read_u64(domain.shared_info_pa + offset) - 1
-    return value & (1 << 63) - 1 if value >= 0 else value
+    return hc.signed((domain.hv.machine.ram.read_u64(domain.shared_info_pa + offset) or 1) - 1)
 
 
 # -- what only translated domains have --------------------------------------------------------------------------------
@@ -188,8 +184,16 @@ def _access_op(v: VCpu, start: int, arg: int) -> int:
     """xen_mem_access_op: its domid is the third member, after op and access; the domain must be another, and
     translated."""
     (domid,) = struct.unpack("<2xH", v.copy_in(arg, 32)[:4])
-    domain = permissions.find_or_esrch(v.domain, domid)
-    return -errno.EPERM if domain is v.domain else -errno.EINVAL
+    _find_remote(v, domid)
+    return -errno.EINVAL
+
+
+def _find_remote(v: VCpu, domid: int) -> Domain:
+    """Another domain, by its number: DOMID_SELF is no domain here (ESRCH), and one's own is refused (EPERM)."""
+    domain = v.hv.domains.get(domid)
+    if domain is None or domain is v.domain:
+        raise XenError(errno.ESRCH if domain is None else errno.EPERM)
+    return domain
 
 
 # -- others ----------------------------------------------------------------------------------------------------------
@@ -237,8 +241,8 @@ def _acquire_resource(v: VCpu, start: int, arg: int) -> int:
     request = _read(v, layout, arg)
     if request.pad or request.frame + request.nr_frames >> 32:
         return -errno.EINVAL
-    domain = permissions.find_or_esrch(v.domain, request.domid)
-    if domain is v.domain or not permissions.may_serve(v.domain, domain):
+    domain = _find_remote(v, request.domid)
+    if not permissions.may_serve(v.domain, domain):
         return -errno.EPERM
     limit = _resource_size(domain, request.type, request.id)
     if not limit:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from pyvmm.hypervisor.vcpu import VCpu
 
 VMASST_M2P_STRICT = 1 << 32
+# Device memory that even who may map it maps read-only (mmio_ro_ranges): the I/O APIC.
+READ_ONLY_IO = frozenset({0xFEC00})
 _LINEAR_LIMIT = 0x7FFF  # linear_pt_count is an int16_t
 
 
@@ -96,12 +98,13 @@ class Mmu:
         for domain in (asker, owner):
             if domain is None or mfn not in domain.iomem:
                 return -errno.EINVAL if mfn == P.INVALID_FRAME else -errno.EPERM
+        flip = pte & P.RW if mfn in READ_ONLY_IO else 0
         cache = pte & P.CACHE_ATTRS
         if cache == 0:
-            return P.PWT | P.PCD
+            return flip | P.PWT | P.PCD
         if cache in (P.PWT, P.PWT | P.PAT):
-            return P.PCD | pte & P.PAT
-        return 0
+            return flip | P.PCD | pte & P.PAT
+        return flip
 
     def _may_map_for(self, pg_owner: int, real: int) -> bool:
         """A device model's domain may hand on its right to map its target's pages (xsm_priv_mapping)."""

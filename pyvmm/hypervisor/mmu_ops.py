@@ -22,7 +22,7 @@ from pyvmm.hypervisor.frames import (
     PGT_l4_page_table,
     PGT_writable_page,
 )
-from pyvmm.hypervisor.hypercalls import hypercall
+from pyvmm.hypervisor.hypercalls import hypercall, signed
 from pyvmm.hypervisor.native import NativeSpace
 from pyvmm.hypervisor.permissions import access_ok, find
 
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from pyvmm.hypervisor.domain import Domain
     from pyvmm.hypervisor.vcpu import VCpu
 
-MMU_UPDATE_PREEMPTED = 1 << 31  # in the count of a continued call: *pdone says what was done before
+# In the count of a continued call: *pdone says what was done before. Alone, with no requests: all is done,
+# `foreigndom` is the result.
+MMU_UPDATE_PREEMPTED = 1 << 31
 MAX_LDT_ENTRIES = 8192
 _MMUEXT = xen.mmuext_op.choose(arg1="mfn", arg2="src_mfn")
 
@@ -83,6 +85,8 @@ def mmu_update(v: VCpu, requests: int, count: int, pdone: int, foreigndom: int) 
     `foreigndom`: in bits 0 to 15 the owner of the frames to be mapped, in 16 to 31 the owner of the tables plus one
     (0: the caller). 0 or the first failure's errno; `*pdone` gets the number of requests served."""
     count, foreigndom = count & 0xFFFF_FFFF, foreigndom & 0xFFFF_FFFF
+    if count == MMU_UPDATE_PREEMPTED and not requests:
+        return signed(foreigndom, 32)
     done = _done_before(v, count, pdone)
     count &= ~MMU_UPDATE_PREEMPTED
     if not access_ok(requests):
@@ -159,6 +163,8 @@ def mmuext_op(v: VCpu, operations: int, count: int, pdone: int, foreigndom: int)
     """Pin tables, switch base pointers, flush, clear and copy frames, in the order given, about frames of `foreigndom`.
     0 or the first failure's errno; `*pdone` gets the number of operations done."""
     count &= 0xFFFF_FFFF
+    if count == MMU_UPDATE_PREEMPTED and not operations:
+        return signed(foreigndom, 32)
     done = _done_before(v, count, pdone)
     count &= ~MMU_UPDATE_PREEMPTED
     if not access_ok(operations):

@@ -29,6 +29,7 @@ VMASST_WRITABLE_PAGETABLES = 1 << 2
 PF_PRESENT, PF_WRITE, PF_USER, PF_RESERVED, PF_FETCH = 1, 2, 4, 8, 16
 _REGISTERS = [Reg.RAX, Reg.RBX, Reg.RCX, Reg.RDX, Reg.RSI, Reg.RDI, Reg.RBP, Reg.RSP]
 _REGISTERS += [*(Reg[f"R{i}"] for i in range(8, 16)), Reg.RIP, Reg.RFLAGS]
+_FPU_REGISTERS = ("xmm", "ymm", "mm", "st")
 _DEBUG_VECTOR = 1
 
 
@@ -78,7 +79,8 @@ def _is_plain_store(v: VCpu, address: int) -> bool:
     except XenError:
         pass  # the next page is not there: what there is may be enough
     insn = decode(code, rip)
-    if insn is None:
+    # Xen's emulator lends no FPU: what stores from its registers is refused.
+    if insn is None or insn.mnemonic.startswith("f") or any(o.reg.startswith(_FPU_REGISTERS) for o in insn.operands):
         return False
     size = insn.memory.size if insn.memory is not None else 8
     return size in (1, 2, 4, 8) and not address & (size - 1)

@@ -3,7 +3,7 @@
     slot 256  0xffff800000000000  M2P: the pfn of every frame, u64 each, read-only for guests; unowned frames: ~0
     slot 258  0xffff810000000000  the top-level table itself (linear page table)
     slot 260  0xffff820000000000  per-domain: for each vCPU 32 pages, 16 for its GDT and 16 for its LDT
-    slot 261  0xffff828000000000  the M2P again, writable; 0xffff82d040000000 Xen's text: the machine's firmware page
+    slot 261  0xffff828000000000  the M2P again, writable; 0xffff82d040200000 Xen's text: the machine's firmware page
     slot 262  0xffff830000000000  all physical memory
 
 Only slot 256 is open to CPL 3. Addresses: xen/arch/x86/include/asm/config.h of Xen 4.17; the flat descriptors: those
@@ -35,10 +35,12 @@ LINEAR_SLOT = 258
 PERDOMAIN_SLOT = 260
 PERDOMAIN_VIRT_START = 0xFFFF_8200_0000_0000
 XEN_SLOT = 261
-XEN_VIRT_START = 0xFFFF_82D0_4000_0000
+VMAP_VIRT_START = 0xFFFF_82C0_0000_0000
+XEN_TEXT_START = 0xFFFF_82D0_4020_0000
+FRAMETABLE_VIRT_START = 0xFFFF_82E0_0000_0000
 DIRECTMAP_SLOT = 262
 
-# The GDT as the CPU sees it: 14 pages of the guest's, then Xen's own two.
+# The GDT as the CPU sees it: 14 pages of the guest's, then Xen's own, of which the first is there.
 GDT_PAGES = LDT_PAGES = 16
 FIRST_RESERVED_GDT_PAGE = 14
 FIRST_RESERVED_GDT_ENTRY = FIRST_RESERVED_GDT_PAGE * 512
@@ -73,7 +75,7 @@ class XenArea:
         self._frames = frames = hv.frames
         self._perdomain: dict[int, list[int]] = {}  # domid: every frame of its slot-260 tree
         self.zero_mfn = frames.alloc_xen()[0]
-        self._reserved_gdt = self._make_reserved_gdt()
+        self._flat_gdt = self._make_flat_gdt()
         # The M2P, in 2 MiB pages (they need not follow each other).
         self._m2p: list[int] = []
         for _ in range(-(-frames.total * 8 // (_BIG << 12))):
@@ -82,16 +84,16 @@ class XenArea:
             self._m2p.append(mfn)
             frames.share_with_privileged(range(mfn, mfn + _BIG))
         self._slots = {
-            256: self._big_pages(M2P_VIRT_START, self._m2p, PRESENT | USER | ACCESSED | NX) | TABLE | USER,
+            256: self._big_pages(M2P_VIRT_START, self._m2p, PRESENT | USER | ACCESSED | NX) | _READ_ONLY | USER,
             XEN_SLOT: self._xen_slot(),
         }
         chunks = list(range(0, frames.total, _BIG))
         for first in range(0, len(chunks), 512 * 512):
             slot = DIRECTMAP_SLOT + first // (512 * 512)
-            self._slots[slot] = self._big_pages(slot << 39, chunks[first : first + 512 * 512], _DATA) | TABLE
+            self._slots[slot] = self._big_pages(slot << 39, chunks[first : first + 512 * 512], _DATA) | _DATA
         frames.on_free = self._clear_m2p
         if not hv.machine.firmware_va:
-            hv.machine.firmware_va = XEN_VIRT_START
+            hv.machine.firmware_va = XEN_TEXT_START
 
     # -- building ------------------------------------------------------------------------------------------------
 
@@ -113,24 +115,22 @@ class XenArea:
         return l3 << 12
 
     def _xen_slot(self) -> int:
-        """Slot 261: the read-write M2P, and the hypervisor's text."""
+        """Slot 261: the read-write M2P, and the beginnings of what else Xen has there."""
         l3 = self._big_pages(0xFFFF_8280_0000_0000, self._m2p, _DATA)
-        firmware = self._machine.firmware_frame
-        text = self._table(dict.fromkeys(range(512), self.zero_mfn << 12 | _READ_ONLY))
-        self._ram.write_u64(text << 12, firmware | PRESENT | ACCESSED)
         data = self._table(dict.fromkeys(range(512), self.zero_mfn << 12 | _READ_ONLY))
-        image = {0: text << 12 | TABLE} | dict.fromkeys(range(1, 4), data << 12 | TABLE)
-        self._ram.write_u64(l3 + _slot(XEN_VIRT_START, 3) * 8, self._table(image) << 12 | TABLE)
-        # The 32-bit guests' M2P, which is there whether such guests are or not.
-        compat = self._table({0: data << 12 | TABLE})
-        self._ram.write_u64(l3 + _slot(0xFFFF_82D0_0000_0000, 3) * 8, compat << 12 | TABLE)
+        text = self._table(dict.fromkeys(range(512), self.zero_mfn << 12 | _READ_ONLY))
+        self._ram.write_u64(text << 12, self._machine.firmware_frame | PRESENT | ACCESSED)
+        for va, l1 in ((VMAP_VIRT_START, data), (XEN_TEXT_START, text), (FRAMETABLE_VIRT_START, data)):
+            l2 = self._table({_slot(va, 2): l1 << 12 | TABLE})
+            self._ram.write_u64(l3 + _slot(va, 3) * 8, l2 << 12 | TABLE)
         return l3 | TABLE
 
-    def _make_reserved_gdt(self) -> tuple[int, int]:
-        pages = self._frames.alloc_xen()[0], self.zero_mfn
+    def _make_flat_gdt(self) -> int:
+        """The page with Xen's own descriptors. (The page after it is no vCPU's: selectors that reach it fault.)"""
+        mfn = self._frames.alloc_xen()[0]
         for selector, descriptor in _FLAT_DESCRIPTORS.items():
-            self._ram.write_u64((pages[0] << 12) + (selector - FIRST_RESERVED_GDT_ENTRY * 8), descriptor)
-        return pages
+            self._ram.write_u64((mfn << 12) + (selector - FIRST_RESERVED_GDT_ENTRY * 8), descriptor)
+        return mfn
 
     # -- address spaces ------------------------------------------------------------------------------------------
 
@@ -186,7 +186,7 @@ class XenArea:
     # -- descriptor windows --------------------------------------------------------------------------------------
 
     def gdt_va(self, v: VCpu) -> int:
-        """Where `v`'s 16 GDT pages are (from now on; Xen's own two are there at once)."""
+        """Where `v`'s 16 GDT pages are (from now on; Xen's own is there at once)."""
         self._window_pte(v, 0)
         return PERDOMAIN_VIRT_START + v.vcpu_id * WINDOW_PAGES * 4096
 
@@ -220,11 +220,10 @@ class XenArea:
             self._perdomain[v.domain.domid].append(l1 >> 12)
             self._ram.write_u64(slot, l1 | TABLE)
         base = l1 + (v.vcpu_id % 16) * WINDOW_PAGES * 8
-        # A window that was never used holds Xen's own GDT pages at its end, and zero pages before them.
+        # A window that was never used holds Xen's own GDT page at its end, and zero pages before them.
         if not self._ram.read_u64(base + FIRST_RESERVED_GDT_PAGE * 8):
             pages = [self.zero_mfn << 12 | _READ_ONLY] * FIRST_RESERVED_GDT_PAGE
-            pages += [mfn << 12 | (_DATA if mfn != self.zero_mfn else _READ_ONLY) for mfn in self._reserved_gdt]
-            self._ram.write(base, struct.pack("<16Q", *pages))
+            self._ram.write(base, struct.pack("<15Q", *pages, self._flat_gdt << 12 | _DATA))
             self._machine.flush_tlb()
         return base + page * 8
 

@@ -141,7 +141,7 @@ def test_shared_info_cannot_be_given_up(host: Host) -> None:
     g = Guest(host, 1).start()
     (shared,) = host.frames.alloc_xen()
     host.frames.share_with_guest(shared, g.domain, True)
-    assert reserve(g, DECREASE, [shared]) == 0 and host.frames.owner(shared) == 1
+    assert reserve(g, DECREASE, [shared]) == 1 and host.frames.owner(shared) == 1
 
 
 # -- exchange
@@ -286,8 +286,10 @@ def test_what_is_for_translated_domains(host: Host) -> None:
         assert g.call(OP, cmd, g.va(8)) == -errno.EINVAL
         g.v.copy_out(g.va(8), bytes(32) + struct.pack("<Q", 9))
         assert g.call(OP, cmd, g.va(8)) == -errno.ESRCH
-    g.v.copy_out(g.va(8), struct.pack("<BBH28x", 0, 0, 1))
-    assert g.call(OP, memory.XENMEM_access_op, g.va(8)) == -errno.EPERM
+    other = Guest(host, 2)
+    for domid, error in ((1, errno.EPERM), (xen.DOMID_SELF, errno.ESRCH), (other.domain.domid, errno.EINVAL)):
+        g.v.copy_out(g.va(8), struct.pack("<BBH28x", 0, 0, domid))
+        assert g.call(OP, memory.XENMEM_access_op, g.va(8)) == -error
     for cmd in (memory.XENMEM_paging_op, memory.XENMEM_sharing_op, 29, 63):
         assert g.call(OP, cmd, g.va(8)) == -errno.ENOSYS
     assert g.call(OP, memory.XENMEM_get_sharing_shared_pages, 0) == 0

@@ -62,13 +62,19 @@ def test_hypervisor_slots(host: Host) -> None:
     g.start()
     filled = [i for i in range(256, 272) if g.entry(g.l4, i)]
     assert filled == [256, 258, 260, 261, 262]
+    data = P.PRESENT | P.RW | P.ACCESSED | P.DIRTY
+    flags = [data | P.NX, data | P.NX, data, data | P.NX]
+    assert [g.entry(g.l4, i) & ~P.FRAME_MASK for i in filled[1:]] == flags
+    assert g.entry(g.l4, 256) & ~P.FRAME_MASK == P.PRESENT | P.USER | P.ACCESSED | P.NX
     assert P.frame_of(g.entry(g.l4, 258)) == g.l4
     walk = host.machine.translate
     cr3 = g.l4 << 12
     pa = walk(M2P_VIRT_START + g.mfns[7] * 8, cr3=cr3)
     assert host.machine.ram.read_u64(pa) == 7
     assert host.machine.ram.read_u64(walk(M2P_VIRT_START + 0x800 * 8, cr3=cr3)) == P.U64
-    for va, code in ((M2P_VIRT_START, 7), (0xFFFF82D040000000, 7), (0xFFFF830000000000, 7), (0xFFFF880000000000, 6)):
+    present = (M2P_VIRT_START, 0xFFFF82C000000000, 0xFFFF82D040200000, 0xFFFF82E000000000, 0xFFFF830000000000)
+    absent = (0xFFFF808000000000, 0xFFFF82D000000000, 0xFFFF82D040000000, 0xFFFF880000000000)
+    for va, code in [(va, 7) for va in present] + [(va, 6) for va in absent]:
         with pytest.raises(PageFault) as fault:
             walk(va, cr3=cr3, write=True)
         assert fault.value.error_code == code
@@ -190,6 +196,7 @@ def test_device_memory(host: Host) -> None:
     assert d0.l1_entry(9) & (P.PWT | P.PCD) == P.PWT | P.PCD  # uncached
     assert d0.map(9, 0xFEE00) == -errno.EPERM
     assert d0.map(9, 0xFED00) == 0
+    assert d0.map(9, 0xFEC00) == 0 and not d0.l1_entry(9) & P.RW
     assert d0.map(9, d0.mfns[9]) == 0
 
 

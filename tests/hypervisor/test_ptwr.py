@@ -121,6 +121,7 @@ def test_refusals(k: Kernel) -> None:
     assert refused(k, MOV64, rdi=k.slot, rax=k.mfns[SPARE] << 12 | RW_FLAGS | P.PCD)
     assert refused(k, MOV64, rdi=k.slot + 4, rax=0)  # not aligned
     assert refused(k, "0f1107", rdi=k.slot & ~15)  # movups: 16 bytes
+    assert refused(k, "660fd607", rdi=k.slot)  # movq %xmm0,(%rdi): Xen's emulator lends no FPU
     for pfn in (0, 1, 2):  # tables above L1
         assert refused(k, MOV64, rdi=k.va(pfn), rax=k.entry(k.mfns[pfn], 0))
     k.domain.vm_assist = 0
