@@ -23,7 +23,7 @@ from typing import Any, Final
 from unicorn import unicorn_const as uc
 from unicorn import x86_const as x86
 
-from pyvmm.machine import opcodes
+from pyvmm.machine import faults, opcodes
 from pyvmm.machine.cpu import Cpu
 from pyvmm.machine.exits import (
     WITH_ERROR_CODE,
@@ -256,6 +256,10 @@ class Engine:
         return self._fault(vector, error)
 
     def _fault(self, vector: int, error: int) -> Fault:
+        if vector == 13 and error == 0:
+            rip = self.read(Reg.RIP)
+            if faults.is_stack_fault(self.fetch(rip, 15), rip, self.read):
+                vector = 12
         code = error if vector in WITH_ERROR_CODE else None
         return Fault(vector, code, self.read(Reg.CR2) if vector == 14 else 0)
 
@@ -280,7 +284,7 @@ class Engine:
         code = self.fetch(pc, 15)
         op = opcodes.classify(code)
         if op is Op.PORT:
-            return Fault(13, 0)
+            return Fault(13, 0)  # IOPL is 0 and there is no I/O bitmap
         guest_tf = self.read(Reg.RFLAGS) & FLAG_TF
         if op is Op.RDTSC or (op is Op.CPUID and self.on_cpuid is not None and self._cpuid()):
             if op is Op.RDTSC:

@@ -199,3 +199,28 @@ def test_addresses_without_memory(guest: Guest, pa: int) -> None:
         guest.put("90cc")
         m.set(Reg.RIP, CODE)
         assert m.run(10) == SoftInt(3, 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "vector"),
+    [
+        ("488b00", 13),  # mov (%rax),%rax
+        ("488b4500", 12),  # mov (%rbp),%rax
+        ("488b442408", 12),  # mov 8(%rsp),%rax
+        ("64488b4500", 13),  # mov %fs:(%rbp),%rax
+        ("50", 12),  # push %rax
+        ("58", 12),  # pop %rax
+        ("c3", 12),
+        ("ff30", 13),  # push (%rax)
+        ("488b042b", 13),  # mov (%rbx,%rbp),%rax: RBP is the index
+        ("fa", 13),  # cli
+    ],
+)
+def test_stack_segment_faults(guest: Guest, code: str, vector: int) -> None:
+    """Non-canonical addresses: #SS through the stack segment, else #GP."""
+    m = guest.m
+    guest.put("90", code)
+    wild = 0x1234_0000_0000_0000
+    m.set_many([Reg.RAX, Reg.RBP, Reg.RSP, Reg.RBX], [wild, wild, wild, 0])
+    assert m.run(10) == Fault(vector, 0)
+    assert m.instructions == 1
