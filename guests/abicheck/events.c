@@ -102,6 +102,12 @@ static void loopback(void)
     barrier();
     try_read((u64)WILD, &ignored);
     equal("so does a trap's return; two sends make one upcall", upcalls, 3);
+    extern const char do_iret_self[];
+    struct probe p = {0};
+    events_mask();
+    port_op(EVTCHNOP_send, b.local_port);
+    probe(&p, do_iret_self);
+    check(p.vector == -1 && upcalls == 4 && v->evtchn_upcall_mask == 0, "so does the iret that unmasks");
     answer("bind_vcpu: to vcpu 0", op(EVTCHNOP_bind_vcpu, &(struct evtchn_bind_vcpu){a.port, 0}), 0);
     answer("bind_vcpu: to no such vcpu", op(EVTCHNOP_bind_vcpu, &(struct evtchn_bind_vcpu){a.port, 40}), -ENOENT);
     answer("bind_vcpu: of a closed port", op(EVTCHNOP_bind_vcpu, &(struct evtchn_bind_vcpu){900, 0}), -EINVAL);

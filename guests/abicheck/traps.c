@@ -14,13 +14,15 @@ SNIPPET(do_load_gs, "mov %edi, %gs");
 SNIPPET(do_iretq_self, "mov %rsp, %rax\nmov $0xe02b, %ecx\npush %rcx\npush %rax\npushfq\nmov $0xe033, %ecx\npush %rcx\nlea 1f(%rip), %rcx\npush %rcx\niretq\n1:");
 SNIPPET(do_iret_self, "mov %rsp, %rdx\nmov $0xe02b, %ecx\npush %rcx\npush %rdx\npushfq\nmov $0xe030, %ecx\npush %rcx\nlea 1f(%rip), %rcx\npush %rcx\npush %rdi\n"
                       "mov $0x1234, %eax\nmov $0x5678, %ecx\nmov $0x9abc, %r11d\njmp hypercall_page + 23 * 32\n1:");
+SNIPPET(do_iret_to, "mov %rsp, %rdx\npush %rsi\npush %rdx\npush $0x202\npush %rdi\nlea 1f(%rip), %rcx\npush %rcx\npush $0\n"
+                    "jmp hypercall_page + 23 * 32\n.globl iret_to_there\niret_to_there: 1:");
 SNIPPET(do_flags, "pushf\nor %rdi, (%rsp)\npopf\nmov (%rsi), %rax");
 SNIPPET(do_bad_opcode, ".byte 0x0f, 0xff");
 SNIPPET(do_fninit, "fninit");
 SNIPPET(do_far, "push %rdi\nlea 1f(%rip), %rax\npush %rax\nlretq\n1: pop %rax\npop %rax");
 SNIPPET(do_fpu_divide, "fninit\nfldcw (%rdi)\nfld1\nfldz\nfdivrp\nfwait");
 
-extern const char after_int3[], after_int80[], after_step[];
+extern const char iret_to_there[], after_int3[], after_int80[], after_step[];
 #define FLAGS 0x8d5UL /* arithmetic flags: as they happened to be */
 
 static void fault(const char *name, const void *code, u64 rdi, s64 vector, u64 error)
@@ -168,6 +170,15 @@ void check_traps(void)
     p = (struct probe){.rdi = 0};
     probe(&p, do_iret_self);
     check(p.vector == -1 && p.rax == 0x1234 && p.rcx == 0x5678 && p.r11 == 0x9abc, "iret to the kernel keeps rax, rcx, r11");
+    p = (struct probe){.rdi = 0x1230, .rsi = FLAT_RING3_SS64};
+    probe(&p, do_iret_to);
+    check(p.vector == 13 && p.frame.error == 0x1230, "iret to a cs that does not exist: #GP with the selector");
+    equal("iret to a cs that does not exist: rip is where it was to go", p.frame.rip, (u64)iret_to_there);
+    equal("iret to a cs that does not exist: cs in the frame", p.frame.cs & 0xffff, 0x1230);
+    p = (struct probe){.rdi = 0xe030, .rsi = 0x1230};
+    probe(&p, do_iret_to);
+    check(p.vector == 13 && p.frame.error == 0x1230, "iret to an ss that does not exist: #GP with the selector");
+    equal("iret to an ss that does not exist: ss in the frame, RPL 3", p.frame.ss, 0x1233);
     p = (struct probe){.rdi = 0x100};
     probe(&p, do_iret_self);
     check(p.vector == -1 && p.rax == 0x1234, "iret with VGCF_in_syscall keeps rax");

@@ -167,6 +167,14 @@ void check_user(void)
     check(f.rax == 0x40000000 && f.rbx == 0x1111 && f.rdi == 7, "syscall: the other registers are the user's");
     equal("syscall: frame below kernel_sp", left_at + sizeof(struct frame), kernel_sp);
     equal("syscall: cs has RPL 3", f.cs, FLAT_RING3_CS64);
+    struct callback_register masking = {CALLBACKTYPE_syscall, 1, syscall_entry};
+    hypercall_callback_op(CALLBACKOP_register, &masking);
+    f = run(user_syscall, 7, 0x202);
+    check(f.vector == VECTOR_SYSCALL && left_mask == 1 && f.cs == FLAT_RING3_CS64, "syscall: a callback that masks events");
+    masking.flags = 0;
+    hypercall_callback_op(CALLBACKOP_register, &masking);
+    f = run(user_syscall, 7, 0x202);
+    equal("syscall: and one that does not", left_mask, 0);
     faults();
     f = run(user_ud2, 0, 0x2);
     check(f.vector == 6 && left_mask == 1 && f.cs == (FLAT_RING3_CS64 | 1UL << 32), "iret with IF clear masks events in user mode");

@@ -43,6 +43,7 @@ void trap(struct frame *f)
     f->rip = (u64)probe_resume;
     f->rsp = probe_rsp;
     f->cs = FLAT_RING3_CS64 & ~3UL; /* RPL 0 means kernel mode to Xen */
+    f->ss = FLAT_RING3_SS64;
     f->rflags &= ~0x10100UL;        /* RF and TF */
 }
 
