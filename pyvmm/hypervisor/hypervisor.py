@@ -88,7 +88,8 @@ class Hypervisor:
                 return Outcome.DONE
             if limit is not None and machine.instructions >= limit:
                 return Outcome.BUDGET
-            runnable = [v for d in self.domains.values() for v in d.vcpus if v.runnable]
+            # Most vCPUs of a busy host are blocked, so that is looked at first.
+            runnable = [v for d in self.domains.values() for v in d.vcpus if not v.blocked and v.runnable]
             if not runnable:
                 changed = [source() for source in self.idle_sources]
                 if any(changed):
@@ -176,6 +177,8 @@ class Hypervisor:
             now = machine.now
             if now >= end or (limit is not None and machine.instructions >= limit):
                 return
+            if now < self.run_end:
+                return  # a string instruction of very many iterations was interrupted: time stands still, others go on
             timers.fire(now)
 
     def _loses_cpu(self, v: VCpu) -> bool:

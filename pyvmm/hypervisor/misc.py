@@ -1,7 +1,7 @@
 """Hypercalls of which a PV guest gets little more than a well-defined no.
 
 `argo_op`, `tmem_op` and `xenoprof_op` are not in the table at all: -ENOSYS, as from a Xen built without them.
-Facts from Xen 4.17: xen/common/dm.c and kexec.c, xen/arch/x86/hvm/hvm.c, platform_hypercall.c, cpu/vpmu.c,
+Facts from Xen 4.17: xen/common/dm.c, kexec.c and hypfs.c, xen/arch/x86/hvm/hvm.c, platform_hypercall.c, cpu/vpmu.c,
 xen/include/xsm/dummy.h.
 """
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 HVMOP_SET_PARAM, HVMOP_GET_PARAM = 0, 1  # public/hvm/hvm_op.h
 HVM_PARAM_SIZE = 16
+HYPFS_OP_GET_VERSION, HYPFS_VERSION, HYPFS_MAX_PATH = 0, 1, 1024  # public/hypfs.h
 
 
 @hypercall(xen.HYPERVISOR_xsm_op, "op")
@@ -58,9 +59,19 @@ def kexec_op(v: VCpu, op: int, arg: int) -> int:
 
 @hypercall(xen.HYPERVISOR_hypfs_op, "cmd", "arg1", "arg2", "arg3", "arg4")
 def hypfs_op(v: VCpu, cmd: int, arg1: int, arg2: int, arg3: int, arg4: int) -> int:
-    """The hypervisor's file system is not offered."""
+    """The hypervisor's file system, for dom0: its version, and paths of which none leads anywhere.
+
+    `arg1` and `arg2` are the path's address and its size with the NUL: -EINVAL for one that is too long, not absolute
+    or not terminated."""
     require_privileged(v.domain)
-    return -errno.ENOSYS
+    if cmd & 0xFFFF_FFFF == HYPFS_OP_GET_VERSION:
+        return -errno.EINVAL if arg1 or arg2 or arg3 or arg4 else HYPFS_VERSION
+    if arg2 > HYPFS_MAX_PATH:
+        return -errno.EINVAL
+    path = v.copy_in(arg1, arg2)
+    if path.find(b"\0") != arg2 - 1 or not path.startswith(b"/"):
+        return -errno.EINVAL
+    return -errno.ENOENT
 
 
 @hypercall(xen.HYPERVISOR_xenpmu_op, "op", "arg")

@@ -223,7 +223,9 @@ def test_physdev_compat_form(host: NativeHost) -> None:
     [
         (xen.HYPERVISOR_xsm_op, (0,), errno.ENOSYS, errno.ENOSYS),
         (xen.HYPERVISOR_kexec_op, (0, 0), errno.EPERM, errno.ENOSYS),
-        (xen.HYPERVISOR_hypfs_op, (0,), errno.EPERM, errno.ENOSYS),
+        (xen.HYPERVISOR_hypfs_op, (1, WILD, 5), errno.EPERM, errno.EFAULT),
+        (xen.HYPERVISOR_hypfs_op, (1, 0, 1025), errno.EPERM, errno.EINVAL),
+        (xen.HYPERVISOR_hypfs_op, (0, 1), errno.EPERM, errno.EINVAL),
         (xen.HYPERVISOR_arch_0, (WILD,), errno.EPERM, errno.EFAULT),
         (xen.HYPERVISOR_xenpmu_op, (0, 0), errno.EOPNOTSUPP, errno.EOPNOTSUPP),
         (xen.HYPERVISOR_hvm_op, (1, WILD), errno.EFAULT, errno.EFAULT),
@@ -238,3 +240,14 @@ def test_physdev_compat_form(host: NativeHost) -> None:
 def test_refusals(host: NativeHost, number: int, args: tuple[int, ...], guest: int, dom0: int) -> None:
     assert host.one.call(number, *args) == -guest
     assert host.dom0.call(number, *args) == -dom0
+
+
+def test_hypfs_has_a_version_and_nothing_in_it(host: NativeHost) -> None:
+    def read(path: bytes) -> int:
+        return host.dom0.call(xen.HYPERVISOR_hypfs_op, 1, host.dom0.api.scratch(path), len(path))
+
+    assert host.dom0.call(xen.HYPERVISOR_hypfs_op, 0) == 1
+    assert read(b"/params/x\0") == -errno.ENOENT
+    assert read(b"/params/x") == -errno.EINVAL
+    assert read(b"params\0") == -errno.EINVAL
+    assert read(b"/a\0b\0") == -errno.EINVAL

@@ -15,7 +15,7 @@ from pyvmm.hypervisor.native import Native
 from pyvmm.hypervisor.scheduler import SLICE
 from pyvmm.hypervisor.trace import Event
 from pyvmm.hypervisor.vcpu import Runstate
-from pyvmm.machine import Reg
+from pyvmm.machine import BudgetUsed, Reg
 from tests.hypervisor.code_guest import CODE, DATA, HANDLER, NOP, PAGE, SYSCALL, CodeGuest
 
 SPIN = b"\xeb\xfe"  # jmp .
@@ -156,6 +156,21 @@ def test_the_budget_is_exact_across_slices_and_leaves() -> None:
         before = guest.machine.instructions
         assert guest.hv.run(lambda: False, budget) is Outcome.BUDGET
         assert guest.machine.instructions == before + budget
+
+
+def test_an_endless_string_instruction_does_not_keep_the_others_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine comes back early from one that repeats very often, before any instruction has retired."""
+    guest = CodeGuest(SPIN)
+    _, api = create_native(guest.hv, 2, name="other")
+    done: list[int] = []
+
+    async def work() -> None:
+        done.append(guest.machine.now)
+
+    api.spawn(work())
+    monkeypatch.setattr(guest.machine, "run", lambda budget: BudgetUsed())
+    assert guest.hv.run(lambda: bool(done)) is Outcome.DONE
+    assert done == [0]
 
 
 def test_idle_sources_are_asked_before_time_is_skipped() -> None:
