@@ -21,7 +21,6 @@ _FUNCTIONS: Final = (
     "uc_context_restore",
 )  # fmt: skip
 _MASK64: Final = (1 << 64) - 1
-_WHY: Final = tuple(Why)
 _active: Any = None
 _handler: Any = None
 
@@ -47,7 +46,7 @@ def pv_py_plan(pc: int, size: int, count: int, out: Any) -> None:
     """The plan of a block seen for the first time."""
     plan = _active.plan(pc, size, count)
     out.n, out.kind, out.k = plan.n, plan.kind, plan.k
-    out.mask32 = plan.kind is Kind.REP and opcodes.address_size_32(_active.fetch(pc + plan.k, size - plan.k))
+    out.mask32 = plan.kind == Kind.REP and opcodes.address_size_32(_active.fetch(pc + plan.k, size - plan.k))
 
 
 @ffi.def_extern(onerror=_failed)
@@ -112,14 +111,14 @@ class FastEngine(Engine):
         if _active is self:
             _handler = handler
 
-    def _enter(self, mode: Mode) -> None:
+    def _enter(self, mode: int) -> None:
         """Runs the CPU; the callbacks in this module serve this engine meanwhile."""
         global _active, _handler
         before = _active, _handler
         _active, _handler = self, self._handler
         c = self._c
         try:
-            self.why = _WHY[lib.pv_go(c, mode, SLICE)]
+            self.why = lib.pv_go(c, mode, SLICE)
         finally:
             _active, _handler = before
         self.vector, self.error_code, self.software = c.vector, c.error_code, bool(c.software)
@@ -157,8 +156,8 @@ class FastEngine(Engine):
             finally:
                 _active = before
             n -= done
-            self.why = _WHY[c.why]
-            if self.why is not Why.NOTHING:
+            self.why = c.why
+            if self.why != Why.NOTHING:
                 self.vector, self.error_code, self.software = c.vector, c.error_code, bool(c.software)
                 c.failed = 0
                 return self._stepped(False, 0, self.read(Reg.RIP))

@@ -9,14 +9,13 @@ those that store or load RFLAGS.TF (which stepping uses). Encodings: Intel SDM v
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import Final, NamedTuple
 
 from pyvmm.machine.lengths import LEGACY_PREFIXES, boundaries
 
 
-class Op(IntEnum):
-    """The kinds of instruction."""
+class Op:
+    """The kinds of instruction (plain numbers, for speed)."""
 
     PLAIN = 0
     REP = 1  # rep movs, stos, lods
@@ -31,19 +30,19 @@ class Op(IntEnum):
 
 
 _BRANCHES: Final = (*range(0x70, 0x80), *range(0xE0, 0xE4), *b"\xe8\xe9\xeb\xc2\xc3\xca\xcb\xcc\xcd\xf1\xf4")
-_ONE_BYTE: Final[dict[int, Op]] = (
+_ONE_BYTE: Final[dict[int, int]] = (
     dict.fromkeys((*range(0xE4, 0xE8), *range(0xEC, 0xF0), *range(0x6C, 0x70)), Op.PORT)
     | dict.fromkeys(_BRANCHES, Op.BRANCH)
     | {0x9C: Op.PUSHF, 0x9D: Op.LOAD_FLAGS, 0xCF: Op.LOAD_FLAGS}
 )
-_TWO_BYTES: Final[dict[int, Op]] = {0xA2: Op.CPUID, 0x31: Op.RDTSC} | dict.fromkeys(
+_TWO_BYTES: Final[dict[int, int]] = {0xA2: Op.CPUID, 0x31: Op.RDTSC} | dict.fromkeys(
     (0x05, 0x0B, *range(0x80, 0x90)), Op.BRANCH
 )
 _STRING: Final = frozenset({0xA4, 0xA5, 0xAA, 0xAB, 0xAC, 0xAD})
 _STRING_COMPARE: Final = frozenset({0xA6, 0xA7, 0xAE, 0xAF})
 
 
-def classify(code: bytes, start: int = 0) -> Op:
+def classify(code: bytes, start: int = 0) -> int:
     """The kind of the instruction at `code[start:]`; incomplete bytes are PLAIN."""
     repeat = pause = False
     rex = 0
@@ -83,7 +82,7 @@ def address_size_32(code: bytes) -> bool:
     return False
 
 
-class Kind(IntEnum):
+class Kind:
     """How the engine must treat a translated block."""
 
     PLAIN = 0
@@ -96,7 +95,7 @@ class Plan(NamedTuple):
     """A block: number of instructions, kind, `k` (STEP: how many to step; REP: offset of the last instruction)."""
 
     n: int
-    kind: Kind
+    kind: int
     k: int
     sizes: tuple[int, ...]
 
@@ -112,13 +111,13 @@ def plan(code: bytes, count: int = 0) -> Plan:
         op = classify(code, offset)
         if op in (Op.PORT, Op.CPUID, Op.RDTSC):
             return Plan(n, Kind.STEP, i + 1, sizes)
-        if op is Op.REP_COMPARE and i == n - 1 and i > 0:
+        if op == Op.REP_COMPARE and i == n - 1 and i > 0:
             # RCX at its start must be known; stepping up to it makes it a block of its own.
             return Plan(n, Kind.STEP, i, sizes)
         offset += size
     if op in (Op.REP, Op.REP_COMPARE):
         return Plan(n, Kind.REP, offset - sizes[-1], sizes)
-    if n == 1 and op is not Op.BRANCH:
+    if n == 1 and op != Op.BRANCH:
         return Plan(n, Kind.SINGLE, 0, sizes)
     return Plan(n, Kind.PLAIN, 0, sizes)
 

@@ -69,12 +69,12 @@ class PythonHooks(Engine):
 
     def _on_other_block(self, pc: int) -> None:
         """A block is entered while stepping or in the firmware."""
-        if self.mode is Mode.ONE_BLOCK and pc != self.one_block_at:
+        if self.mode == Mode.ONE_BLOCK and pc != self.one_block_at:
             self._stop(Why.STOP)
 
     def _on_edge(self, handle: int, current: int, previous: int, data: int) -> None:
         """A block was translated: what was known of it is void, and its pages hold translated code."""
-        if self.mode is Mode.FIRMWARE:
+        if self.mode == Mode.FIRMWARE:
             return
         block = _Block.from_address(current)
         self._known.pop((block.pc, block.size), None)
@@ -89,15 +89,15 @@ class PythonHooks(Engine):
             if pa < self.ram.size:
                 self.ram.code[pa >> 12] = 1
 
-    def _stop(self, why: Why) -> None:
-        if self.why is Why.NOTHING:
+    def _stop(self, why: int) -> None:
+        if self.why == Why.NOTHING:
             self.why = why
         self.lib.uc_emu_stop(self.handle)
 
     def _on_intr(self, handle: int, vector: int, data: int) -> None:
         try:
             error, software = self.cpu.take_exception()
-            if self.why is Why.NOTHING:
+            if self.why == Why.NOTHING:
                 self.vector, self.error_code, self.software = vector, error, software
         except BaseException as e:
             self.error = e
@@ -106,14 +106,14 @@ class PythonHooks(Engine):
         self._stop(Why.EXCEPTION)
 
     def _on_invalid(self, handle: int, data: int) -> bool:
-        if self.why is Why.NOTHING:
+        if self.why == Why.NOTHING:
             self.why = Why.INVALID
         return False
 
     def _on_syscall_hook(self, handle: int, data: int) -> None:
-        if self.why is not Why.NOTHING:
+        if self.why != Why.NOTHING:
             return
-        if self.mode is Mode.STEP:
+        if self.mode == Mode.STEP:
             self._step_counted = True
             self.instructions += 1
         handler = self.on_syscall
@@ -182,10 +182,10 @@ class PureEngine(PythonHooks):
         self._counts.clear()
 
     def _on_block(self, handle: int, pc: int, size: int, data: int) -> None:
-        if self.mode is not Mode.BLOCKS:
+        if self.mode != Mode.BLOCKS:
             self._on_other_block(pc)
             return
-        if self.why is not Why.NOTHING:
+        if self.why != Why.NOTHING:
             self.lib.uc_emu_stop(self.handle)
             return
         try:
@@ -203,7 +203,7 @@ class PureEngine(PythonHooks):
         plan = self._known.get((pc, size))
         if plan is None:
             plan = self._known[pc, size] = self.plan(pc, size, self._counts.pop(pc, 0))
-        if plan.kind is Kind.SINGLE and self._pc <= pc < self._pc + self._size and size != self._size:
+        if plan.kind == Kind.SINGLE and self._pc <= pc < self._pc + self._size and size != self._size:
             # A store into the block before: it was left at this instruction, which is now executed alone.
             self.instructions -= opcodes.not_retired(self.plan(self._pc, self._size).sizes, pc - self._pc)
         after = self.instructions + plan.n
@@ -211,7 +211,7 @@ class PureEngine(PythonHooks):
             self._size = 0
             self._stop(Why.FIT)
             return
-        if plan.kind is Kind.STEP:
+        if plan.kind == Kind.STEP:
             self.step_count = plan.k
             self._size = 0
             self._stop(Why.STEP)
@@ -222,7 +222,7 @@ class PureEngine(PythonHooks):
             return
         self.instructions = after
         self._pc, self._size = pc, size
-        if plan.kind is Kind.REP:
+        if plan.kind == Kind.REP:
             self._rep = pc + plan.k
             self._rep_run = 0
             code = self.fetch(self._rep, size - plan.k)
