@@ -56,7 +56,11 @@ ROLES = [
     pytest.param("domu2", marks=[domu_tools, pytest.mark.slow]),
     pytest.param("domu1", marks=[domu_tools, pytest.mark.slow]),
 ]
-RUN = {"dom0": ("--dom0",), "domu2": ("--vcpus", "2", "--memory", "128M"), "domu1": ("--vcpus", "1", "--memory", "128M")}
+RUN = {
+    "dom0": ("--dom0",),
+    "domu2": ("--vcpus", "2", "--memory", "128M"),
+    "domu1": ("--vcpus", "1", "--memory", "128M"),
+}
 
 
 @pytest.mark.parametrize("role", ROLES)
