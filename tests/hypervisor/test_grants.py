@@ -9,6 +9,8 @@ import pytest
 from pyvmm.abi import errno, xen
 from pyvmm.abi import grant_table as abi
 from pyvmm.hypervisor import lifecycle
+from pyvmm.machine import Reg
+from tests.hypervisor.code_guest import BASE, DATA, L1, NOP, SPARE, CodeGuest, load
 from tests.hypervisor.native_host import PAGE, WILD, Guest, NativeHost
 
 HOST, DEVICE, RO = abi.GNTMAP_host_map, abi.GNTMAP_device_map, abi.GNTMAP_readonly
@@ -574,3 +576,55 @@ def test_grants_in_the_trace(granted: NativeHost) -> None:
     unmap(granted.two, map_(granted.two).handle)
     grants = [event.values for event in granted.events if event.kind.name == "grant"]
     assert grants == [("map", REF, 1, 0), ("unmap", REF, 1, 0)]
+
+
+# -- with real page tables
+
+
+def paged() -> tuple[CodeGuest, Guest, int]:
+    """A guest with page tables, and a native domain that grants it a page; where the guest may map it."""
+    guest = CodeGuest(load(BASE + (SPARE + 2) * PAGE) + NOP)
+    other = Guest(guest.hv, 7)
+    other.write_entry(REF, PERMIT, guest.domain.domid, other.mfn(GRANTED))
+    other.api.write(GRANTED, b"GRANTED!")
+    return guest, other, BASE + (SPARE + 2) * PAGE
+
+
+def paged_map(guest: CodeGuest, host_addr: int, flags: int) -> Any:
+    op = abi.gnttab_map_grant_ref
+    guest.poke(DATA, op.pack(host_addr=host_addr, flags=flags, ref=REF, dom=7))
+    assert guest.call(xen.HYPERVISOR_grant_table_op, abi.GNTTABOP_map_grant_ref, DATA, 1) == 0
+    return op.unpack(guest.machine.ram.read(guest.pa(DATA), op.size))
+
+
+@pytest.mark.parametrize("contains_pte", [False, True])
+def test_a_guest_reads_what_it_mapped_and_gives_it_back(contains_pte: bool) -> None:
+    guest, other, va = paged()
+    frames, mfn = guest.hv.frames, other.mfn(GRANTED)
+    count, own = frames.count(mfn), frames.count(guest.mfns[SPARE + 2])
+    place = (guest.mfns[L1] << 12) + (va >> 12) % 512 * 8 if contains_pte else va
+    flags = HOST | (abi.GNTMAP_contains_pte if contains_pte else 0)
+    op = paged_map(guest, place, flags)
+    assert (op.status, frames.count(mfn)) == (OKAY, count + 1)
+    assert frames.count(guest.mfns[SPARE + 2]) == own - 1  # the page it took the place of
+    guest.run(1)
+    assert guest.reg(Reg.RAX) == int.from_bytes(b"GRANTED!", "little")
+    unmap_op = abi.gnttab_unmap_grant_ref
+    guest.poke(DATA, unmap_op.pack(host_addr=place, handle=op.handle))
+    assert guest.call(xen.HYPERVISOR_grant_table_op, abi.GNTTABOP_unmap_grant_ref, DATA, 1) == 0
+    assert guest.machine.ram.read_u16(guest.pa(DATA) + unmap_op.status.offset) == OKAY
+    assert (frames.count(mfn), other.entry_flags(REF)) == (count, PERMIT)
+    frames.check()
+
+
+@pytest.mark.parametrize("flags", [HOST, HOST | RO, HOST | DEVICE, DEVICE])
+def test_death_with_mappings_in_page_tables(flags: int) -> None:
+    guest, other, va = paged()
+    frames, mfn = guest.hv.frames, other.mfn(GRANTED)
+    count, uses = frames.count(mfn), frames.type_count(mfn)
+    assert paged_map(guest, va, flags).status == OKAY
+    guest.run(1)
+    lifecycle.destroy_domain(guest.domain)
+    assert (frames.count(mfn), frames.type_count(mfn), other.entry_flags(REF)) == (count, uses, PERMIT)
+    assert guest.domain.domid not in guest.hv.domains
+    frames.check()
