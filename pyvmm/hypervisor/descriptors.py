@@ -191,7 +191,7 @@ def map_ldt_page(v: VCpu, offset: int) -> bool:
     if offset >> 3 >= v.ldt_entries:
         return False
     linear = (v.ldt_base + offset) & 0xFFFF_FFFF_FFFF_FFFF
-    pa = hv.mmu.find_l1_entry(v, linear)
+    pa = hv.mmu.find_l1_entry(v, linear, kernel=True)
     if pa is None:
         return False
     entry = hv.machine.ram.read_u64(pa)

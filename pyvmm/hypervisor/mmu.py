@@ -21,13 +21,13 @@ from pyvmm.hypervisor.frames import (
     TYPE_NAMES,
     Array,
     PGT_l1_page_table,
-    PGT_l2_page_table,
     PGT_l4_page_table,
     PGT_none,
     PGT_writable_page,
 )
 from pyvmm.hypervisor.native import NativeSpace
-from pyvmm.hypervisor.permissions import access_ok, may_target
+from pyvmm.hypervisor.permissions import may_target
+from pyvmm.hypervisor.space import PageTableSpace
 from pyvmm.hypervisor.xen_area import FIRST_XEN_SLOT, LAST_XEN_SLOT
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Mmu:
         self.ram = hv.machine.ram
         self.frames = hv.frames
         self.frames.validator = self
-        # Counts changes of page tables; address-space caches compare it.
+        # Counts changes of tables above L1 (and of base pointers); address-space caches compare it.
         self.generation = 0
         # Xen's linear_pt_count, where it is not 0: how many tables of its own level a table maps (> 0), or by how many
         # it is mapped (< 0).
@@ -59,8 +59,7 @@ class Mmu:
     # -- entries -------------------------------------------------------------------------------------------------
 
     def write_entry(self, pa: int, value: int) -> None:
-        """Store a page-table entry that may be in use."""
-        self.generation += 1
+        """Store an entry that may be in use."""
         self.machine.write_pte(pa, value)
 
     def l1_disallowed(self, domain: Domain) -> int:
@@ -170,7 +169,7 @@ class Mmu:
     def promote(self, mfn: int, level: int) -> int:
         """See `Validator.promote`."""
         self._linear.pop(mfn, None)
-        self.generation += 1
+        self.generation += level != PGT_l1_page_table
         domid = self.frames.owner(mfn)
         domain = None if domid is None else self.frames.domain_of(domid)
         if domain is None:  # DOMID_IO and the like have no page tables
@@ -224,8 +223,9 @@ class Mmu:
                 return result
             adjusted = P.adjust_upper(entry, level)
             if adjusted != entry:
-                self.write_entry((mfn << 12) + i * 8, adjusted)
+                self.ram.write_u64((mfn << 12) + i * 8, adjusted)
             done.append(adjusted)
+        self.machine.flush_tlb()
         if level == PGT_l4_page_table:
             # Without m2p_strict the M2P appears when the table first becomes a kernel's.
             self.hv.xen_area.init_l4_slots(mfn, domain, m2p=bool(domain.vm_assist & VMASST_M2P_STRICT))
@@ -233,7 +233,7 @@ class Mmu:
 
     def demote(self, mfn: int, level: int) -> None:
         """See `Validator.demote`."""
-        self.generation += 1
+        self.generation += level != PGT_l1_page_table
         if level == PGT_l1_page_table:
             entries = self._entries(mfn)
             mfns, writable = _data_pages(entries[(entries & np.uint64(P.PRESENT)) != 0])
@@ -302,11 +302,13 @@ class Mmu:
                 return -errno.EINVAL
             new = P.adjust_upper(new, level)
             if not (old ^ new) & ~P.HARMLESS:
+                self.generation += 1
                 self._update(pa, old, new, preserve_ad)
                 return 0
             result = self._get_from_upper(new, table, level, domain.domid)
             if result < 0:
                 return result
+        self.generation += 1
         self._update(pa, old, new, preserve_ad)
         self._put_from_upper(old, table)
         return 0
@@ -316,18 +318,15 @@ class Mmu:
             new |= old & (P.ACCESSED | P.DIRTY)
         self.write_entry(pa, new)
 
-    def find_l1_entry(self, v: VCpu, va: int) -> int | None:
-        """Physical address of the L1 entry that maps `va` in `v`'s current tables; None if there is none. What is
-        found need not lie in an L1 table: with linear page tables the walk can end in any."""
-        if not access_ok(va):
-            return None
-        table = v.l4_user if v.user_mode else v.l4_kernel
-        for level in (4, 3, 2):
-            entry = self.ram.read_u64((table << 12) + P.index(va, level) * 8)
-            if not entry & P.PRESENT or (level == PGT_l2_page_table and entry & P.PSE):
-                return None
-            table = P.frame_of(entry)
-        return (table << 12) + P.index(va, 1) * 8
+    def find_l1_entry(self, v: VCpu, va: int, *, kernel: bool = False) -> int | None:
+        """Physical address of the L1 entry that maps `va` in `v`'s current tables (or its kernel's); None if there is
+        none. What is found need not lie in an L1 table: with linear page tables the walk can end in any."""
+        assert isinstance(v.space, PageTableSpace)
+        mode = v.user_mode
+        v.user_mode = mode and not kernel
+        table = v.space.l1_table(va)
+        v.user_mode = mode
+        return None if table is None else (table + P.index(va, 1)) * 8
 
     def change_l1_entry(self, v: VCpu, va: int, new: int, pg_owner: int) -> int:
         """`mod_l1_entry` of the entry that maps `va` for `v`; -EINVAL if there is none."""

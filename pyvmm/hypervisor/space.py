@@ -19,18 +19,24 @@ if TYPE_CHECKING:
     from pyvmm.hypervisor.vcpu import VCpu
 
 PAGE = 4096
+# What an L1 entry must have for an access that changes nothing in it.
+_READ = P.PRESENT | P.ACCESSED
+_WRITTEN = P.PRESENT | P.RW | P.ACCESSED | P.DIRTY
 
 
 class PageTableSpace:
-    """See `Space`. Pages that were walked are remembered until any page table changes."""
+    """See `Space`. The L1 table for each 2 MiB that was walked is remembered until a table above L1 changes."""
 
     def __init__(self, v: VCpu) -> None:
         self._v = v
         self._mmu = v.hv.mmu
         self._ram = v.hv.machine.ram
         self._bytes = v.hv.machine.ram.bytes
+        self._words = v.hv.machine.ram.u64
+        self._size = v.hv.machine.ram.size
         self._generation = -1
-        # Page number to physical address: for reads and for writes, in kernel and in user mode.
+        # va >> 21 to the number of the L1 table's first word in memory: for reads and for writes, in kernel and in
+        # user mode.
         self._readable: tuple[dict[int, int], dict[int, int]] = {}, {}
         self._writable: tuple[dict[int, int], dict[int, int]] = {}, {}
 
@@ -38,21 +44,22 @@ class PageTableSpace:
         """See `Space.read`."""
         offset = va & 0xFFF
         if 0 < n <= PAGE - offset:  # the common case: within one page
-            if self._generation != self._mmu.generation:
-                self._forget()
-            pa = self._readable[self._v.user_mode].get(va >> 12)
-            if pa is None:
-                pa = self._walk(va, False)
-            pa += offset
+            if self._generation == self._mmu.generation:
+                table = self._readable[self._v.user_mode].get(va >> 21)
+                if table is not None:
+                    entry = self._words[table + (va >> 12 & 511)]
+                    pa = (entry & P.FRAME_MASK) + offset
+                    if entry & _READ == _READ and pa < self._size:
+                        return bytes(self._bytes[pa : pa + n])
+            pa = self._walk(va, False) + offset
             return bytes(self._bytes[pa : pa + n])
         return b"".join(bytes(self._bytes[pa : pa + size]) for pa, size in self._pieces(va, n, False))
 
     def read_u32(self, va: int) -> int:
         """See `Space.read_u32`."""
-        if va & 3 or self._generation != self._mmu.generation:
+        if va & 3:
             return int.from_bytes(self.read(va, 4), "little")
-        pa = self._readable[self._v.user_mode].get(va >> 12)
-        return self._ram.read_u32((self._walk(va, False) if pa is None else pa) + (va & 0xFFF))
+        return self._ram.read_u32(self.translate(va))
 
     def write(self, va: int, data: bytes) -> None:
         """See `Space.write`. All or nothing: a page that cannot be written is noticed before the first store."""
@@ -68,12 +75,15 @@ class PageTableSpace:
 
     def translate(self, va: int, write: bool = False) -> int:
         """The physical address of `va`; XenError(EFAULT) if the guest could not read (write) it."""
-        if self._generation != self._mmu.generation:
-            self._forget()
-        pa = (self._writable if write else self._readable)[self._v.user_mode].get(va >> 12)
-        if pa is None:
-            pa = self._walk(va, write)
-        return pa + (va & 0xFFF)
+        if self._generation == self._mmu.generation:
+            table = (self._writable if write else self._readable)[self._v.user_mode].get(va >> 21)
+            if table is not None:
+                entry = self._words[table + (va >> 12 & 511)]
+                pa = (entry & P.FRAME_MASK) + (va & 0xFFF)
+                needed = _WRITTEN if write else _READ
+                if entry & needed == needed and pa < self._size:
+                    return pa
+        return self._walk(va, write) + (va & 0xFFF)
 
     def _pieces(self, va: int, n: int, write: bool) -> list[tuple[int, int]]:
         pieces = []
@@ -83,36 +93,43 @@ class PageTableSpace:
             va, n = va + size, n - size
         return pieces
 
-    def _forget(self) -> None:
-        for cache in (*self._readable, *self._writable):
-            cache.clear()
-        self._generation = self._mmu.generation
+    def l1_table(self, va: int, write: bool = False) -> int | None:
+        """The number of the first word in memory of the L1 table for `va`; None if there is none, or if a store cannot
+        get to it."""
+        if self._generation != self._mmu.generation:
+            for cache in (*self._readable, *self._writable):
+                cache.clear()
+            self._generation = self._mmu.generation
+        v, words = self._v, self._words
+        tables = (self._writable if write else self._readable)[v.user_mode]
+        found = tables.get(va >> 21)
+        if found is not None:
+            return found
+        mfn = v.l4_user if v.user_mode else v.l4_kernel
+        if not mfn or not access_ok(va):
+            return None
+        needed = P.PRESENT | P.RW if write else P.PRESENT
+        for level in (4, 3, 2):
+            slot = (mfn << 9) + P.index(va, level)
+            entry = words[slot]
+            if entry & needed != needed:
+                return None
+            if not entry & P.ACCESSED:
+                words[slot] = entry | P.ACCESSED
+            mfn = P.frame_of(entry)
+        tables[va >> 21] = mfn << 9
+        return mfn << 9
 
     def _walk(self, va: int, write: bool) -> int:
-        """Walk the tables, set accessed and dirty bits, remember the page; its physical address."""
-        v, ram = self._v, self._ram
-        if not access_ok(va):
+        """The physical address of the page of `va`, with accessed and dirty bits set as the CPU would."""
+        table = self.l1_table(va, write)
+        if table is None:
             raise XenError(errno.EFAULT)
-        table = v.l4_user if v.user_mode else v.l4_kernel
-        if not table:
-            raise XenError(errno.EFAULT)
+        slot = table + (va >> 12 & 511)
+        entry = self._words[slot]
         needed = P.PRESENT | P.RW if write else P.PRESENT
-        slots = []
-        for level in (4, 3, 2, 1):
-            slot = (table << 12) + P.index(va, level) * 8
-            entry = ram.read_u64(slot)
-            if entry & needed != needed:
-                raise XenError(errno.EFAULT)
-            slots.append((slot, entry))
-            table = P.frame_of(entry)
-        if table << 12 >= ram.size:  # device memory, of which there is none
+        pa = entry & P.FRAME_MASK
+        if entry & needed != needed or pa >= self._size:  # (there is no device memory to be copied)
             raise XenError(errno.EFAULT)
-        for slot, entry in slots:
-            used = entry | P.ACCESSED
-            if write and slot == slots[-1][0]:
-                used |= P.DIRTY
-            if used != entry:
-                ram.write_u64(slot, used)
-        cache = self._writable if write else self._readable
-        cache[v.user_mode][va >> 12] = table << 12
-        return table << 12
+        self._words[slot] = entry | (_WRITTEN if write else _READ)
+        return pa
