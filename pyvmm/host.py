@@ -453,9 +453,11 @@ class Host:
     # -- the end
 
     def close(self) -> None:
-        """Destroy all guests. A host that is not closed keeps its memory until it is collected."""
+        """Destroy all guests and end the services. Nothing can be run afterwards."""
         for domain in list(self.domains):
             self.destroy(domain)
+        if self._services is not None:
+            self._services.api.close()
 
     def __enter__(self) -> Host:
         return self
@@ -463,7 +465,10 @@ class Host:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        if error is None:
+            self.close()
+        elif self._services is not None:  # whatever was interrupted is not taken apart in an orderly way
+            self._services.api.close()
 
 
 class Services:

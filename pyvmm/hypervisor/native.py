@@ -142,6 +142,13 @@ class Native:
 
     # -- runtime
 
+    def close(self) -> None:
+        """Drop all tasks where they are; the domain does nothing any more."""
+        for task in [task for task, _ in self._ready] + [task for _, task in self._waiting]:
+            task.close()
+        self._ready.clear()
+        self._waiting.clear()
+
     def run_ready(self) -> None:
         """Run tasks until all wait."""
         while True:
