@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from pyvmm.abi import errno, xen
 from pyvmm.abi import event_channel as ec
+from pyvmm.abi.layout import Struct
 from pyvmm.hypervisor import event_channel, lifecycle
 from pyvmm.hypervisor.event_channel import State
 from tests.hypervisor.native_host import WILD, Guest, NativeHost
@@ -316,3 +319,69 @@ def test_events_in_the_trace(host: NativeHost) -> None:
     host.watch()
     send(host.one, a)
     assert host.names() == ["evtchn_send", "evtchn_pending", "hypercall"]
+
+
+def agree(host: NativeHost) -> None:
+    """Both ends of every channel know of each other, and a closed port has no pending bit."""
+    for domain in host.hv.domains.values():
+        for number, port in domain.evtchn.ports.items():
+            assert port.number == number and 0 < number < domain.evtchn.valid
+            if port.state is State.INTERDOMAIN:
+                assert port.remote is not None
+                other = port.remote.evtchn.ports[port.remote_port]
+                assert (other.state, other.remote, other.remote_port) == (State.INTERDOMAIN, domain, number)
+            elif port.state is State.VIRQ:
+                assert any(v.virq_to_port.get(port.virq) == number for v in domain.vcpus)
+        for v in domain.vcpus:
+            assert all(domain.evtchn.ports[port].state is State.VIRQ for port in v.virq_to_port.values())
+        pending = sum(
+            word << 64 * i
+            for i, word in enumerate(
+                host.hv.machine.ram.u64[domain.shared_info_pa + event_channel.PENDING_OFFSET >> 3 :][:64]
+            )
+        )
+        assert all(domain.evtchn.ports.get(bit) for bit in range(130) if pending >> bit & 1)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_guests_do_both_ends_of_a_channel_agree(host: NativeHost, seed: int) -> None:
+    rng = random.Random(seed)
+    guests = [host.dom0, host.one, host.two]
+    for guest in guests:
+        guest.add_vcpu()
+
+    def port() -> int:
+        return rng.randrange(0, 12) if rng.random() < 0.9 else rng.randrange(0, 5000)
+
+    def domid() -> int:
+        return rng.choice([0, 1, 2, 2, xen.DOMID_SELF, 9])
+
+    for _ in range(400):
+        guest = rng.choice(guests)
+        values: dict[int, tuple[Struct, dict[str, int]]] = {
+            ec.EVTCHNOP_alloc_unbound: (ec.evtchn_alloc_unbound, {"dom": domid(), "remote_dom": domid()}),
+            ec.EVTCHNOP_bind_interdomain: (
+                ec.evtchn_bind_interdomain,
+                {"remote_dom": domid(), "remote_port": port()},
+            ),
+            ec.EVTCHNOP_bind_virq: (ec.evtchn_bind_virq, {"virq": rng.randrange(26), "vcpu": rng.randrange(3)}),
+            ec.EVTCHNOP_bind_ipi: (ec.evtchn_bind_ipi, {"vcpu": rng.randrange(3)}),
+            ec.EVTCHNOP_close: (ec.evtchn_close, {"port": port()}),
+            ec.EVTCHNOP_send: (ec.evtchn_send, {"port": port()}),
+            ec.EVTCHNOP_unmask: (ec.evtchn_unmask, {"port": port()}),
+            ec.EVTCHNOP_bind_vcpu: (ec.evtchn_bind_vcpu, {"port": port(), "vcpu": rng.randrange(3)}),
+            ec.EVTCHNOP_status: (ec.evtchn_status, {"dom": domid(), "port": port()}),
+        }
+        cmd = rng.choice(sorted(values))
+        struct, fields = values[cmd]
+        assert -40 < guest.evtchn(cmd, struct, **fields)[0] <= 0
+        if rng.random() < 0.2:
+            guest.set_mask(rng.randrange(12), rng.random() < 0.5)
+        agree(host)
+    for guest in (host.one, host.two):
+        lifecycle.destroy_domain(guest.domain)
+        agree(host)
+    assert not any(
+        p.state is State.INTERDOMAIN and p.remote is not host.dom0.domain
+        for p in host.dom0.domain.evtchn.ports.values()
+    )
