@@ -37,7 +37,7 @@ from pyvmm.machine.exits import (
 )
 from pyvmm.machine.opcodes import Op, Plan
 from pyvmm.machine.paging import PF_I, walk
-from pyvmm.machine.registers import FLAG_TF, Reg
+from pyvmm.machine.registers import CR2, FLAG_TF, RAX, RBX, RCX, RDX, RFLAGS, RIP, RSP
 
 #: A run leaves the CPU engine this often, in instructions, so that Ctrl-C is noticed.
 SLICE: Final = 50_000_000
@@ -225,7 +225,7 @@ class Engine:
 
     def _exception(self) -> Exit | None:
         """An exception while running blocks."""
-        rip = self.read(Reg.RIP)
+        rip = self.read(RIP)
         if self.why == Why.EXCEPTION:
             vector, error, software = self.vector, self.error_code, self.software
         elif self.why == Why.INVALID:
@@ -248,7 +248,7 @@ class Engine:
                 self.instructions -= opcodes.not_retired(self.plan(pc, size).sizes, rip - pc)
         elif rep == rip:
             self.instructions -= 1
-        elif self.read(Reg.CR2) ^ rip > 0xFFF:
+        elif self.read(CR2) ^ rip > 0xFFF:
             # The engine translates ahead: the fault may belong to a later instruction than the one at RIP.
             self.forget_block()
             return self._step_many(1)
@@ -256,11 +256,11 @@ class Engine:
 
     def _fault(self, vector: int, error: int) -> Fault:
         if vector == 13 and error == 0:
-            rip = self.read(Reg.RIP)
+            rip = self.read(RIP)
             if faults.is_stack_fault(self.fetch(rip, 15), rip, self.read):
                 vector = 12
         code = error if vector in WITH_ERROR_CODE else None
-        return Fault(vector, code, self.read(Reg.CR2) if vector == 14 else 0)
+        return Fault(vector, code, self.read(CR2) if vector == 14 else 0)
 
     def _soft_interrupt(self, vector: int, rip: int) -> SoftInt:
         tail = self.fetch(rip - 2, 2)
@@ -279,27 +279,27 @@ class Engine:
 
     def step(self) -> Exit | None:
         """Executes the instruction at RIP (a repeated one to its end). None: it retired and nothing else happened."""
-        pc = self.read(Reg.RIP)
+        pc = self.read(RIP)
         code = self.fetch(pc, 15)
         op = opcodes.classify(code)
         if op == Op.PORT:
             return Fault(13, 0)  # IOPL is 0 and there is no I/O bitmap
-        guest_tf = self.read(Reg.RFLAGS) & FLAG_TF
+        guest_tf = self.read(RFLAGS) & FLAG_TF
         if op == Op.RDTSC or (op == Op.CPUID and self.on_cpuid is not None and self._cpuid()):
             if op == Op.RDTSC:
                 now = self.instructions + self.tsc_offset
-                self.write(Reg.RAX, now & 0xFFFFFFFF)
-                self.write(Reg.RDX, now >> 32 & 0xFFFFFFFF)
-            self.write(Reg.RIP, pc + opcodes_length(code))
+                self.write(RAX, now & 0xFFFFFFFF)
+                self.write(RDX, now >> 32 & 0xFFFFFFFF)
+            self.write(RIP, pc + opcodes_length(code))
             self.instructions += 1
             return Fault(1, None) if guest_tf else None
         if op == Op.UNTRAPPED:
             return self._untrapped(pc)
         repeated = op in (Op.REP, Op.REP_COMPARE)
         while True:
-            rcx = self.read(Reg.RCX) if repeated else 0
+            rcx = self.read(RCX) if repeated else 0
             self._run_one(guest_tf)
-            rip = self.read(Reg.RIP)
+            rip = self.read(RIP)
             trapped = self.why == Why.EXCEPTION and self.vector == 1 and not self.software
             if not guest_tf:
                 self._clear_trap_flag(op, trapped)
@@ -322,7 +322,7 @@ class Engine:
         self.mode = Mode.ONE_BLOCK
         self.start()
         self.mode = Mode.BLOCKS
-        if self.read(Reg.RIP) == pc:
+        if self.read(RIP) == pc:
             return self._fault(self.vector, self.error_code)
         # Retired; a fault in fetching the next instruction will come again.
         self.instructions += 1
@@ -330,7 +330,7 @@ class Engine:
 
     def _iterated(self, code: bytes, rcx: int) -> None:
         mask = 0xFFFFFFFF if opcodes.address_size_32(code) else _MASK64
-        if (rcx ^ self.read(Reg.RCX)) & mask:
+        if (rcx ^ self.read(RCX)) & mask:
             self.rep_iterations += 1
             self._rep_run += 1
 
@@ -339,7 +339,7 @@ class Engine:
         self._step_counted = False
         self.why = Why.NOTHING
         if not guest_tf:
-            self.write(Reg.RFLAGS, self.read(Reg.RFLAGS) | FLAG_TF)
+            self.write(RFLAGS, self.read(RFLAGS) | FLAG_TF)
         self.mode = Mode.STEP
         self.start()
         self.mode = Mode.BLOCKS
@@ -349,10 +349,10 @@ class Engine:
         """Takes our trap flag away again, also where the instruction stored it; keeps one that it loaded."""
         if trapped and op == Op.LOAD_FLAGS:
             return
-        self.write(Reg.RFLAGS, self.read(Reg.RFLAGS) & ~FLAG_TF)
+        self.write(RFLAGS, self.read(RFLAGS) & ~FLAG_TF)
         if trapped and op == Op.PUSHF:
             # The image is at RSP, whatever the operand size; its bit 8 is in the second byte.
-            pa = walk(self.ram.u64, self.read(x86.UC_X86_REG_CR3), self.read(Reg.RSP) + 1 & _MASK64, True, True, False)
+            pa = walk(self.ram.u64, self.read(x86.UC_X86_REG_CR3), self.read(RSP) + 1 & _MASK64, True, True, False)
             self.ram.write_u8(pa, self.ram.read_u8(pa) & ~1)
 
     def _stepped(self, trapped: bool, guest_tf: int, rip: int) -> Exit | None:
@@ -376,7 +376,7 @@ class Engine:
 
     def _cpuid(self) -> bool:
         assert self.on_cpuid is not None
-        leaf, subleaf = self.read(Reg.RAX) & 0xFFFFFFFF, self.read(Reg.RCX) & 0xFFFFFFFF
+        leaf, subleaf = self.read(RAX) & 0xFFFFFFFF, self.read(RCX) & 0xFFFFFFFF
         self.in_callback = True
         try:
             answer = self.on_cpuid(leaf, subleaf)
@@ -384,13 +384,13 @@ class Engine:
             self.in_callback = False
         if answer is None:
             return False
-        for reg, value in zip((Reg.RAX, Reg.RBX, Reg.RCX, Reg.RDX), answer, strict=True):
+        for reg, value in zip((RAX, RBX, RCX, RDX), answer, strict=True):
             self.write(reg, value & 0xFFFFFFFF)
         return True
 
     def start(self) -> None:
         """Enters the CPU at RIP; returns when a hook has stopped it."""
-        error = self.lib.uc_emu_start(self.handle, self.read(Reg.RIP), 0, 0, 0)
+        error = self.lib.uc_emu_start(self.handle, self.read(RIP), 0, 0, 0)
         if self.why == Why.NOTHING and not error and self.mode == Mode.BLOCKS:
             self.why = Why.SLICE
 
@@ -399,7 +399,7 @@ class Engine:
         mode, why = self.mode, self.why
         self.mode = Mode.FIRMWARE
         self.why = Why.NOTHING
-        self.write(Reg.RIP, rip)
+        self.write(RIP, rip)
         try:
             self.start()
             if self.why != Why.EXCEPTION:

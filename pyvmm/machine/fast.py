@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 from pyvmm.machine import opcodes
@@ -14,7 +15,7 @@ from pyvmm.machine.cpu import Cpu
 from pyvmm.machine.engine import SLICE, Engine, Mode, SyscallHandler, Why
 from pyvmm.machine.exits import Exit
 from pyvmm.machine.opcodes import Kind
-from pyvmm.machine.registers import FLAG_TF, Reg
+from pyvmm.machine.registers import FLAG_TF, RFLAGS, RIP
 
 _FUNCTIONS: Final = (
     "uc_reg_read", "uc_reg_write", "uc_emu_start", "uc_emu_stop", "uc_hook_add", "uc_context_save",
@@ -64,7 +65,7 @@ def pv_py_calibrate() -> None:
 
 
 def _field(name: str) -> Any:
-    return property(lambda self: getattr(self._c, name), lambda self, value: setattr(self._c, name, value))
+    return property(attrgetter(f"_c.{name}"), lambda self, value: setattr(self._c, name, value))
 
 
 class FastEngine(Engine):
@@ -136,7 +137,7 @@ class FastEngine(Engine):
         c.step_tf = not guest_tf
         c.step_counted = 0
         if not guest_tf:
-            self.write(Reg.RFLAGS, self.read(Reg.RFLAGS) | FLAG_TF)
+            self.write(RFLAGS, self.read(RFLAGS) | FLAG_TF)
         self._enter(Mode.STEP)
         self._step_counted = bool(c.step_counted)
         c.step_tf = 0
@@ -160,7 +161,7 @@ class FastEngine(Engine):
             if self.why != Why.NOTHING:
                 self.vector, self.error_code, self.software = c.vector, c.error_code, bool(c.software)
                 c.failed = 0
-                return self._stepped(False, 0, self.read(Reg.RIP))
+                return self._stepped(False, 0, self.read(RIP))
             if n > 0:  # an instruction that needs care
                 result = super()._step_many(1)
                 if result is not None:

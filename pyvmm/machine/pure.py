@@ -17,7 +17,7 @@ from pyvmm.machine.engine import HOOK_TYPES, REP_LIMIT, SLICE, Engine, Mode, Why
 from pyvmm.machine.exits import BudgetUsed, Exit, PageFault
 from pyvmm.machine.opcodes import Kind, Plan
 from pyvmm.machine.paging import walk
-from pyvmm.machine.registers import FLAG_TF, Reg
+from pyvmm.machine.registers import FLAG_TF, R8, R10, R11, RAX, RCX, RDI, RDX, RFLAGS, RIP, RSI
 
 _MASK64: Final = (1 << 64) - 1
 
@@ -124,7 +124,7 @@ class PythonHooks(Engine):
         try:
             self.in_callback = True
             rax = handler(
-                read(Reg.RAX), read(Reg.RDI), read(Reg.RSI), read(Reg.RDX), read(Reg.R10), read(Reg.R8)
+                read(RAX), read(RDI), read(RSI), read(RDX), read(R10), read(R8)
             )  # fmt: skip
         except BaseException as e:
             self.error = e
@@ -135,10 +135,10 @@ class PythonHooks(Engine):
         if rax is None:
             self._stop(Why.SYSCALL)
             return
-        flags = read(Reg.RFLAGS)
-        self.write(Reg.RAX, rax)
-        self.write(Reg.RCX, read(Reg.RIP) + 2)
-        self.write(Reg.R11, flags & ~FLAG_TF if self._step_tf else flags)
+        flags = read(RFLAGS)
+        self.write(RAX, rax)
+        self.write(RCX, read(RIP) + 2)
+        self.write(R11, flags & ~FLAG_TF if self._step_tf else flags)
         if self.stop_requested:
             self._stop(Why.STOP)
         elif self.restart:
@@ -227,11 +227,11 @@ class PureEngine(PythonHooks):
             self._rep_run = 0
             code = self.fetch(self._rep, size - plan.k)
             self._rep_mask = 0xFFFFFFFF if opcodes.address_size_32(code) else (1 << 64) - 1
-            self._rep_rcx = self.read(Reg.RCX) & self._rep_mask if plan.n == 1 else None
+            self._rep_rcx = self.read(RCX) & self._rep_mask if plan.n == 1 else None
 
     def _again(self, pc: int, size: int) -> None:
         """The repeated instruction is entered once more."""
-        rcx = self.read(Reg.RCX) & self._rep_mask
+        rcx = self.read(RCX) & self._rep_mask
         if rcx != self._rep_rcx:
             self.rep_iterations += 1
             self._rep_run += 1
@@ -246,7 +246,7 @@ class PureEngine(PythonHooks):
     def end_rep(self) -> None:
         if self._rep is None:
             return
-        if self._rep_rcx is not None and self.read(Reg.RCX) & self._rep_mask != self._rep_rcx:
+        if self._rep_rcx is not None and self.read(RCX) & self._rep_mask != self._rep_rcx:
             self.rep_iterations += 1
         self._rep = None
 

@@ -40,6 +40,23 @@ class Reg(IntEnum):
     CR2 = uc.UC_X86_REG_CR2
 
 
+# The same as plain numbers, for code that runs at every exit: to look up a member of an enum costs as much as reading
+# the
+# register.
+RAX: Final = int(Reg.RAX)
+RBX: Final = int(Reg.RBX)
+RCX: Final = int(Reg.RCX)
+RDX: Final = int(Reg.RDX)
+RSI: Final = int(Reg.RSI)
+RDI: Final = int(Reg.RDI)
+RSP: Final = int(Reg.RSP)
+R8: Final = int(Reg.R8)
+R10: Final = int(Reg.R10)
+R11: Final = int(Reg.R11)
+RIP: Final = int(Reg.RIP)
+RFLAGS: Final = int(Reg.RFLAGS)
+CR2: Final = int(Reg.CR2)
+
 #: Registers that only `Machine.load_segments` may change.
 SELECTORS: Final = frozenset({Reg.CS, Reg.SS, Reg.DS, Reg.ES, Reg.FS, Reg.GS})
 
