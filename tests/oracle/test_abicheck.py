@@ -78,7 +78,7 @@ def test_pyvmm_prints_the_same_lines(role: str) -> None:
     """The same guest, the same role: the same lines."""
     expected = on_xen(role)
     run = pyvmm("run", *RUN[role], "abicheck")
-    assert run.out.splitlines() == expected
+    assert run.out.splitlines() == expected, run.err
     assert run.status == 0
 
 
@@ -124,6 +124,6 @@ def test_xen_crashes_the_domain_and_so_does_pyvmm(way: str) -> None:
     outcome = xen.dom0(images.path("crash"), f"way={way}")
     assert outcome.crashed and outcome.lines[0] == f"crash: {way}" and "crash: it did not" not in outcome.lines
     run = pyvmm("run", "--dom0", "crash", "--cmdline", f"way={way}")
-    assert run.out.splitlines() == outcome.lines
+    assert run.out.splitlines() == outcome.lines, run.err
     assert run.status == 4
     assert "crashed" in run.err and (way == "panic" or "rip" in run.err.lower())
