@@ -7,14 +7,17 @@ never fail: what is unreadable is said to be.
 
 from __future__ import annotations
 
+import io
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from pyvmm.errors import ImageError
 from pyvmm.hypervisor import trace
 from pyvmm.hypervisor.bounce import is_guest_address
 from pyvmm.hypervisor.errors import XenError
+from pyvmm.hypervisor.unpack import unwrap
 from pyvmm.machine import Reg
 from pyvmm.machine.decode import disassemble
 
@@ -48,6 +51,13 @@ class Symbols:
         self._symbols = sorted(symbols)
         self._starts = [address for address, _, _ in self._symbols]
 
+    @classmethod
+    def of_elf(cls, data: bytes) -> Symbols:
+        """The functions in a kernel file's symbol table (compressed or not), read when a name is first asked for; none
+        if there is no table.
+        """
+        return _ElfSymbols(data)
+
     def __len__(self) -> int:
         return len(self._symbols)
 
@@ -61,6 +71,39 @@ class Symbols:
         if size and offset >= size:
             return None
         return f"{name}+{offset:#x}" if offset else name
+
+
+class _ElfSymbols(Symbols):
+    """Those of an ELF file; a run that does not crash never looks at them."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(())
+        self._data: bytes | None = data
+
+    def name(self, address: int) -> str | None:
+        """See `Symbols.name`."""
+        if self._data is not None:
+            data, self._data = self._data, None
+            super().__init__(_functions(data))
+        return super().name(address)
+
+
+def _functions(data: bytes) -> list[tuple[int, int, str]]:
+    """(address, size, name) of an ELF file's functions and labels in code. A damaged table has none."""
+    from elftools.common.exceptions import ELFError
+    from elftools.construct import ConstructError
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.sections import SymbolTableSection
+
+    found = []
+    try:
+        table = ELFFile(io.BytesIO(unwrap(data, "kernel"))).get_section_by_name(".symtab")
+        for symbol in table.iter_symbols() if isinstance(table, SymbolTableSection) else ():
+            if symbol["st_info"]["type"] in ("STT_FUNC", "STT_NOTYPE") and isinstance(symbol["st_shndx"], int):
+                found.append((symbol["st_value"], symbol["st_size"], symbol.name))
+    except (ImageError, ELFError, ConstructError, ValueError, KeyError, AttributeError, UnicodeDecodeError):
+        return []
+    return [entry for entry in found if entry[2]]
 
 
 class Recent:

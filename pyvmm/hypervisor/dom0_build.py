@@ -15,6 +15,7 @@ import numpy as np
 from pyvmm.abi import xen
 from pyvmm.errors import ImageError, MemoryShortage
 from pyvmm.hypervisor import context, lifecycle, pvlayout, time
+from pyvmm.hypervisor.crash import Symbols
 from pyvmm.hypervisor.frames import PGT_l4_page_table
 from pyvmm.hypervisor.pvimage import SUPERVISOR_MODE_KERNEL, read_image
 
@@ -64,6 +65,7 @@ def construct_dom0(
         raise MemoryShortage(f"{kernel.path}: dom0 wants {pages} pages, and the host has {max(spare, 0)} left")
     layout = pvlayout.dom0_layout(image, pages, len(kernel.module), kernel.path)
     domain = lifecycle.create_domain(hv, 0, name=name, privileged=True, max_vcpus=vcpus)
+    domain.symbols = Symbols.of_elf(kernel.data)
     domain.max_pages = pages if nr_pages is not None else 0xFFFFFFFF
     _permissions(domain)
     l4_mfn = _build(domain, layout, kernel)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from pyvmm.hypervisor.crash import Recent, Symbols
+from pyvmm.images import DIRECTORY
 from pyvmm.machine import Reg
 from tests.hypervisor.code_guest import CODE, NOP, STACK, UNMAPPED, XEN_TEXT, CodeGuest, store
 
@@ -78,6 +79,15 @@ def test_symbols() -> None:
     symbols = Symbols([(100, 10, "b"), (50, 0, "a")])
     assert [symbols.name(x) for x in (49, 50, 99, 100, 109, 110)] == [None, "a", "a+0x31", "b", "b+0x9", None]
     assert len(symbols) == 2
+
+
+def test_symbols_of_an_image() -> None:
+    data = (DIRECTORY / "hello").read_bytes()
+    symbols = Symbols.of_elf(data)
+    assert symbols.name(0x100000) is not None
+    assert symbols.name(0) is None
+    for damaged in (b"", b"\x7fELF", data[:100], data[: len(data) // 2]):
+        assert Symbols.of_elf(damaged).name(0x100000) is None
 
 
 def test_recent_keeps_the_last_ones() -> None:
