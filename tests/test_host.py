@@ -35,7 +35,7 @@ def image(tmp_path: Path) -> Path:
 def test_a_domu_boots_and_powers_off() -> None:
     with Host(256 * MIB) as host:
         guest = host.create("hello", memory=32 * MIB, vcpus=2, cmdline="one two", name="first")
-        assert guest.exit is None and guest.domid == 1
+        assert guest.result().exit is None and guest.domid == 1
         result = host.run()
         assert (result.exit, result.exit_status, guest.exit) == ("poweroff", 0, "poweroff")
         lines = guest.console.text.splitlines()

@@ -95,7 +95,7 @@ def test_order_of_checks(lab: Lab) -> None:
     assert lab.errno("getdomaininfo", 9, api=lab.other) == errno.EPERM
 
 
-GOOD = {"max_vcpus": 1, "grant_opts": 1}
+GOOD: dict[str, Any] = {"max_vcpus": 1, "grant_opts": 1}
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,8 @@ def test_vcpu_context(lab: Lab) -> None:
     # A null context resets the vCPU, and its page table is only pinned then.
     uses = lab.hv.frames.type_count(l4)
     lab.xc.domctl("setvcpucontext", 9, "vcpucontext", vcpu=0, ctxt=0)
-    assert v.down and not v.initialised and v.l4_kernel == 0
+    after = lab.domain.vcpus[0]
+    assert after is v and (after.down, after.initialised, after.l4_kernel) == (True, False, 0)
     assert lab.hv.frames.type_count(l4) == uses - 1
     lab.xc.domctl("destroydomain", 9)
     lab.hv.frames.check()
@@ -294,7 +295,7 @@ def test_sysctl(lab: Lab) -> None:
 def test_readconsole(lab: Lab) -> None:
     lab.hv.console_log.write(b"first\nsecond\n")
     buffer = lab.api.scratch(64)
-    read = {"buffer": buffer, "count": 8}
+    read: dict[str, Any] = {"buffer": buffer, "count": 8}
     result, got = lab.sysctl("readconsole", "readconsole", **read)
     assert (result, got.count, got.index) == (0, 8, 8)
     assert lab.api.read(buffer, 8) == b"first\nse"
