@@ -9,6 +9,7 @@ of Xen 4.17, and the comments of public/xen.h. A native vCPU has no page tables:
 from __future__ import annotations
 
 import contextlib
+import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 # `foreigndom` is the result.
 MMU_UPDATE_PREEMPTED = 1 << 31
 MAX_LDT_ENTRIES = 8192
+_REQUEST = struct.Struct("<QQ")  # xen.mmu_update: unpacked most often of all structures, and this is the quickest way
+assert _REQUEST.size == xen.mmu_update.size == 16
 _MMUEXT = xen.mmuext_op.choose(arg1="mfn", arg2="src_mfn")
 
 
@@ -103,8 +106,8 @@ def mmu_update(v: VCpu, requests: int, count: int, pdone: int, foreigndom: int) 
             return -errno.EINVAL
         pg_owner = page_owner(v.domain, foreigndom)
         for served in range(count):
-            request = xen.mmu_update.unpack(v.copy_in(requests + served * xen.mmu_update.size, xen.mmu_update.size))
-            result = _update_one(v, tables, pg_owner, request.ptr, request.val)
+            ptr, value = _REQUEST.unpack(v.copy_in(requests + served * 16, 16))
+            result = _update_one(v, tables, pg_owner, ptr, value)
             if result:
                 break
         else:

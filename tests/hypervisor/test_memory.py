@@ -12,6 +12,7 @@ from pyvmm.abi import errno, memory, xen
 from pyvmm.abi.layout import Struct
 from pyvmm.hypervisor import memory_map
 from pyvmm.hypervisor import pte as P
+from pyvmm.hypervisor.grant_table import GrantTable
 
 from .pv_host import RO_FLAGS, Guest, Host, audit
 
@@ -317,3 +318,40 @@ def test_claims(host: Host) -> None:
     host.frames.alloc(hungry, rest)
     assert len(host.frames.alloc(g.domain, 60)) == 60 and host.frames.claimed == 40
     assert claim(d0, 0) == 0 and host.frames.claimed == 0
+
+
+def test_acquire_resource(host: Host) -> None:
+    d0, g = Guest(host, 0, privileged=True).start(), Guest(host, 1).start()
+    for d in (d0.domain, g.domain):
+        d.grants = GrantTable(d)
+    layout, cmd = memory.xen_mem_acquire_resource, memory.XENMEM_acquire_resource
+    grants, status = memory.XENMEM_resource_grant_table, memory.XENMEM_resource_grant_table_id_status
+
+    def acquire(who: Guest, **fields: Any) -> tuple[int, int]:
+        result, after = op(who, cmd, layout, **{"domid": 1, "type": grants, **fields})
+        return result, after.nr_frames
+
+    assert acquire(d0) == (0, g.domain.grants.max_frames)
+    assert acquire(d0, nr_frames=2, frame_list=d0.va(LIST)) == (0, 2)
+    assert get_list(d0, 2) == g.domain.grants.frames[:2]
+    update = xen.HYPERVISOR_update_va_mapping_otherdomain
+    assert d0.call(update, d0.va(9), get_list(d0, 1)[0] << 12 | RO_FLAGS | P.RW, 0, 1) == 0
+    for error, fields in (
+        (errno.EINVAL, {"pad": 1}),
+        (errno.EINVAL, {"frame": 1 << 32}),
+        (errno.EINVAL, {"nr_frames": 1}),
+        (errno.EINVAL, {"frame": 64, "nr_frames": 1, "frame_list": d0.va(LIST)}),
+        (errno.EINVAL, {"id": status, "nr_frames": 1, "frame_list": d0.va(LIST)}),  # version 1 has none
+        (errno.EINVAL, {"id": 2}),
+        (errno.EINVAL, {"type": memory.XENMEM_resource_ioreq_server}),
+        (errno.EOPNOTSUPP, {"type": 9, "nr_frames": 1, "frame_list": d0.va(LIST)}),
+        (errno.ESRCH, {"domid": 7}),
+        (errno.ESRCH, {"domid": xen.DOMID_SELF}),
+        (errno.EPERM, {"domid": 0}),
+    ):
+        assert acquire(d0, **fields)[0] == -error, fields
+    assert acquire(g, domid=0)[0] == -errno.EPERM
+    # With version 2, the status frames; more than there are yet make the table grow.
+    g.domain.grants.set_version(2)
+    assert acquire(d0, id=status, nr_frames=2, frame_list=d0.va(LIST)) == (0, 2)
+    assert get_list(d0, 2) == g.domain.grants.status_frames[:2]
