@@ -35,7 +35,8 @@ static void gdt(void)
     equal("it becomes ring 3's", page[4], DATA_RING3);
     answer("update_descriptor: a system descriptor", hypercall_update_descriptor(machine + 4 * 8, TSS), -EINVAL);
     answer("update_descriptor: not present", hypercall_update_descriptor(machine + 4 * 8, 0x1234UL), 0);
-    answer("update_descriptor: a data segment that is not present", hypercall_update_descriptor(machine + 5 * 8, DATA_RING3 & ~(1UL << 47)), 0);
+    answer("update_descriptor: a data segment that is not present", hypercall_update_descriptor(machine + 5 * 8,
+           DATA_RING3 & ~(1UL << 47)), 0);
     struct probe np = {.rdi = 5 * 8 + 3};
     probe(&np, load_es);
     check(np.vector == 11 && np.frame.error == 5 * 8, "it cannot be loaded: #NP with the selector");

@@ -47,9 +47,12 @@ static void errors(void)
     close_port(port);
     answer("bind_ipi: no such vcpu", op(EVTCHNOP_bind_ipi, &(struct evtchn_bind_ipi){40, 0}), -ENOENT);
     answer("bind_pirq: no such pirq", op(EVTCHNOP_bind_pirq, &(struct evtchn_bind_pirq){100000, 0, 0}), -EINVAL);
-    answer("bind_interdomain: a domain that is not there", op(EVTCHNOP_bind_interdomain, &(struct evtchn_bind_interdomain){4242, 1, 0}), -ESRCH);
-    answer("bind_interdomain: a closed port", op(EVTCHNOP_bind_interdomain, &(struct evtchn_bind_interdomain){DOMID_SELF, 900, 0}), -EINVAL);
-    answer("bind_interdomain: a port that is not unbound", op(EVTCHNOP_bind_interdomain, &(struct evtchn_bind_interdomain){DOMID_SELF, 4096, 0}), -EINVAL);
+    answer("bind_interdomain: a domain that is not there", op(EVTCHNOP_bind_interdomain, &(struct evtchn_bind_interdomain){4242, 1,
+           0}), -ESRCH);
+    answer("bind_interdomain: a closed port", op(EVTCHNOP_bind_interdomain, &(struct evtchn_bind_interdomain){DOMID_SELF, 900, 0}),
+           -EINVAL);
+    answer("bind_interdomain: a port that is not unbound", op(EVTCHNOP_bind_interdomain,
+           &(struct evtchn_bind_interdomain){DOMID_SELF, 4096, 0}), -EINVAL);
     answer("alloc_unbound: for another domain", op(EVTCHNOP_alloc_unbound, &(struct evtchn_alloc_unbound){4242, 0, 0}), -ESRCH);
     answer("bad pointer", op(EVTCHNOP_send, WILD), -EFAULT);
     answer("no such operation", op(99, WILD), -ENOSYS);

@@ -34,9 +34,12 @@ static void table(void)
     set.version = 1;
     answer("set_version: back to 1", op(GNTTABOP_set_version, &set), 0);
     if (!is_dom0()) {
-        check(grant_table[0].flags == (GTF_permit_access | GTF_reading | GTF_writing) && grant_table[0].domid == 0, "entry 0 is the console's, for dom0, in use");
-        check(grant_table[1].flags == (GTF_permit_access | GTF_reading | GTF_writing) && grant_table[1].domid == 0, "entry 1 is the store's, for dom0, in use");
-        check(grant_table[0].frame == start_info->console.domU.mfn && grant_table[1].frame == start_info->store_mfn, "they name the pages of start_info");
+        check(grant_table[0].flags == (GTF_permit_access | GTF_reading | GTF_writing) && grant_table[0].domid == 0,
+              "entry 0 is the console's, for dom0, in use");
+        check(grant_table[1].flags == (GTF_permit_access | GTF_reading | GTF_writing) && grant_table[1].domid == 0,
+              "entry 1 is the store's, for dom0, in use");
+        check(grant_table[0].frame == start_info->console.domU.mfn && grant_table[1].frame == start_info->store_mfn,
+              "they name the pages of start_info");
     }
     answer("no such operation", op(99, WILD), -ENOSYS);
     answer("map: none", hypercall_grant_table_op(GNTTABOP_map_grant_ref, WILD, 0), 0);
@@ -65,7 +68,8 @@ static void mapping(u16 self)
     u64 *page = page_alloc(), *slot = page_alloc(), value = 0;
     u32 ref = grant_access(self, va_to_mfn(page), false);
     *page = 0x1234;
-    answer("map: domains are named by number, DOMID_SELF is none", map((u64)slot, GNTMAP_host_map, ref, DOMID_SELF).status, GNTST_bad_domain);
+    answer("map: domains are named by number, DOMID_SELF is none", map((u64)slot, GNTMAP_host_map, ref, DOMID_SELF).status,
+           GNTST_bad_domain);
     answer("map: no such reference", map((u64)slot, GNTMAP_host_map, 511, self).status, GNTST_general_error);
     answer("map: a reference beyond the table", map((u64)slot, GNTMAP_host_map, 100000, self).status, GNTST_bad_gntref);
     answer("map: a domain that is not there", map((u64)slot, GNTMAP_host_map, ref, 4242).status, GNTST_bad_domain);
@@ -136,11 +140,15 @@ static void copying(u16 self)
     answer("copy: to a grant", copy((struct gnttab_copy){by_frame(from, 16), by_ref(out, 816), 8, GNTCOPY_dest_gref, 0}), GNTST_okay);
     equal("copy: to a grant it is there", to[102], 0xabcdef);
     answer("copy: grant to grant", copy((struct gnttab_copy){by_ref(in, 16), by_ref(out, 824), 8, 3, 0}), GNTST_okay);
-    answer("copy: to a read-only grant", copy((struct gnttab_copy){by_frame(to, 0), by_ref(in, 0), 8, GNTCOPY_dest_gref, 0}), GNTST_general_error);
-    answer("copy: no such reference", copy((struct gnttab_copy){by_ref(500, 0), by_frame(to, 0), 8, GNTCOPY_source_gref, 0}), GNTST_general_error);
-    answer("copy: a reference beyond the table", copy((struct gnttab_copy){by_ref(100000, 0), by_frame(to, 0), 8, GNTCOPY_source_gref, 0}), GNTST_bad_gntref);
+    answer("copy: to a read-only grant", copy((struct gnttab_copy){by_frame(to, 0), by_ref(in, 0), 8, GNTCOPY_dest_gref, 0}),
+           GNTST_general_error);
+    answer("copy: no such reference", copy((struct gnttab_copy){by_ref(500, 0), by_frame(to, 0), 8, GNTCOPY_source_gref, 0}),
+           GNTST_general_error);
+    answer("copy: a reference beyond the table", copy((struct gnttab_copy){by_ref(100000, 0), by_frame(to, 0), 8,
+           GNTCOPY_source_gref, 0}), GNTST_bad_gntref);
     answer("copy: across the source's end", copy((struct gnttab_copy){by_frame(from, 4090), by_frame(to, 0), 8, 0, 0}), GNTST_bad_copy_arg);
-    answer("copy: across the destination's end", copy((struct gnttab_copy){by_frame(from, 0), by_frame(to, 4090), 8, 0, 0}), GNTST_bad_copy_arg);
+    answer("copy: across the destination's end", copy((struct gnttab_copy){by_frame(from, 0), by_frame(to, 4090), 8, 0, 0}),
+           GNTST_bad_copy_arg);
     struct gnttab_copy c = {by_frame(from, 0), by_frame(to, 0), 8, 0, 0};
     c.source.domid = 4242;
     answer("copy: a domain that is not there", copy(c), GNTST_bad_domain);

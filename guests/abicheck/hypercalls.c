@@ -7,7 +7,8 @@ extern const char after_bare[];
 
 static bool others_kept(const struct probe *p)
 {
-    return p->rbx == 1 && p->rdx == 4 && p->rbp == 7 && p->r8 == 8 && p->r9 == 9 && p->r10 == 10 && p->r12 == 12 && p->r13 == 13 && p->r14 == 14 && p->r15 == 15;
+    return p->rbx == 1 && p->rdx == 4 && p->rbp == 7 && p->r8 == 8 && p->r9 == 9 && p->r10 == 10 && p->r12 == 12 && p->r13 == 13 &&
+        p->r14 == 14 && p->r15 == 15;
 }
 
 static void check_page(void)
@@ -32,7 +33,8 @@ static void check_page(void)
 void check_hypercalls(void)
 {
     check_page();
-    struct probe p = {.rax = 99, .rbx = 1, .rcx = 3, .rdx = 4, .rsi = 5, .rdi = XENVER_version, .rbp = 7, .r8 = 8, .r9 = 9, .r10 = 10, .r11 = 11,
+    struct probe p = {.rax = 99, .rbx = 1, .rcx = 3, .rdx = 4, .rsi = 5, .rdi = XENVER_version, .rbp = 7, .r8 = 8, .r9 = 9,
+                .r10 = 10, .r11 = 11,
                       .r12 = 12, .r13 = 13, .r14 = 14, .r15 = 15};
     probe(&p, call_through_page);
     equal("through the page: rax is the result", p.rax, 4 << 16 | 17);

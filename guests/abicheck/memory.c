@@ -2,9 +2,14 @@
 #include "check.h"
 
 static const struct { const char *what; u64 va; s64 vector; u64 error; } reads[] = {
-    {"page 0 once unmapped", 0x8, 14, 0}, {"the top of the lower half", 0x7ffffffff000UL, 14, 0}, {"the first non-canonical address", 0x800000000000UL, 13, 0},
-    {"the last non-canonical address", 0xffff7ffffffffff8UL, 13, 0}, {"the M2P", M2P_TABLE, -1, 0}, {"Xen's text", 0xffff82d040200000UL, 14, 1},
-    {"the guest's part above Xen", 0xffff880000000000UL, 14, 0}, {"the last page", 0xfffffffffffff000UL, 14, 0},
+    {"page 0 once unmapped", 0x8, 14, 0},
+    {"the top of the lower half", 0x7ffffffff000UL, 14, 0},
+    {"the first non-canonical address", 0x800000000000UL, 13, 0},
+    {"the last non-canonical address", 0xffff7ffffffffff8UL, 13, 0},
+    {"the M2P", M2P_TABLE, -1, 0},
+    {"Xen's text", 0xffff82d040200000UL, 14, 1},
+    {"the guest's part above Xen", 0xffff880000000000UL, 14, 0},
+    {"the last page", 0xfffffffffffff000UL, 14, 0},
 };
 
 /* Map `page` with the flags asked for and give the entry as it reads back, without accessed and dirty. */
@@ -21,7 +26,8 @@ void check_memory(void)
     for (u32 i = 0; i < COUNT(reads); i++) {
         struct probe p = {.rdi = reads[i].va};
         probe(&p, probe_load);
-        bool same = p.vector == reads[i].vector && (p.vector == -1 || p.frame.error == reads[i].error) && (p.vector != 14 || p.cr2 == reads[i].va);
+        bool same = p.vector == reads[i].vector && (p.vector == -1 || p.frame.error == reads[i].error) &&
+            (p.vector != 14 || p.cr2 == reads[i].va);
         if (same)
             check(true, "read of %s: %s %lx", reads[i].what, reads[i].vector == 14 ? "#PF" : reads[i].vector == 13 ? "#GP" : "fine,", reads[i].error);
         else
@@ -39,7 +45,8 @@ void check_memory(void)
     equal("PTE asked with P, U, A, D", as_read(page, PTE_P | PTE_U | PTE_A | PTE_D), PTE_G | PTE_P | PTE_U | PTE_A | PTE_D);
     equal("PTE asked with the three software bits", as_read(page, PTE_P | PTE_U | 0xe00), PTE_G | PTE_P | PTE_U | 0xe00);
     equal("PTE asked with NX", as_read(page, PTE_P | PTE_W | PTE_U | PTE_NX), PTE_NX | PTE_G | PTE_P | PTE_W | PTE_U);
-    equal("PTE asked with PWT and PCD: for who has hardware", as_read(page, PTE_P | PTE_U | 0x18), is_dom0() ? PTE_G | PTE_P | PTE_U | 0x18 : ~0UL);
+    equal("PTE asked with PWT and PCD: for who has hardware", as_read(page, PTE_P | PTE_U | 0x18),
+          is_dom0() ? PTE_G | PTE_P | PTE_U | 0x18 : ~0UL);
     equal("PTE asked without P is kept as it is", as_read(page, 0xe00), 0xe00);
     answer("a not-present mapping faults", try_read((u64)page, &value), 14);
     protect(page, PTE_P | PTE_W | PTE_U);

@@ -21,16 +21,22 @@ static void va_mapping(void)
     void *page = page_alloc(), *top = (void *)start_info->pt_base;
     answer("update_va_mapping: a page table read-write", protect(top, PTE_P | PTE_W | PTE_U), -EBUSY);
     answer("update_va_mapping: a page table read-only", protect(top, PTE_P | PTE_U), 0);
-    answer("update_va_mapping: machine frame 0x10", hypercall_update_va_mapping((u64)page, 0x10 << PAGE_SHIFT | PTE_P | PTE_U, UVMF_INVLPG), by_role(0, -EPERM));
+    answer("update_va_mapping: machine frame 0x10", hypercall_update_va_mapping((u64)page, 0x10 << PAGE_SHIFT | PTE_P | PTE_U,
+           UVMF_INVLPG), by_role(0, -EPERM));
     protect(page, PTE_P | PTE_W | PTE_U);
-    answer("update_va_mapping: a frame beyond all", hypercall_update_va_mapping((u64)page, 0xffffffffUL << PAGE_SHIFT | PTE_P | PTE_U, UVMF_INVLPG), -EPERM);
+    answer("update_va_mapping: a frame beyond all", hypercall_update_va_mapping((u64)page,
+           0xffffffffUL << PAGE_SHIFT | PTE_P | PTE_U, UVMF_INVLPG), -EPERM);
     answer("update_va_mapping: no L1 there", hypercall_update_va_mapping(SCRATCH_AREA, of(page, PTE_P | PTE_U), UVMF_INVLPG), -EINVAL);
     answer("update_va_mapping: Xen's range", hypercall_update_va_mapping(M2P_TABLE, of(page, PTE_P | PTE_U), UVMF_INVLPG), -EINVAL);
-    answer("update_va_mapping: non-canonical", hypercall_update_va_mapping(0x800000000000UL, of(page, PTE_P | PTE_U), UVMF_INVLPG), -EINVAL);
-    answer("update_va_mapping: the software bit 53", hypercall_update_va_mapping((u64)page, of(page, PTE_P | PTE_U | 1UL << 53), UVMF_INVLPG), 0);
-    answer("update_va_mapping: PAT, for who has hardware", hypercall_update_va_mapping((u64)page, of(page, PTE_P | PTE_W | PTE_U | PTE_PS), UVMF_INVLPG), by_role(0, -EINVAL));
+    answer("update_va_mapping: non-canonical", hypercall_update_va_mapping(0x800000000000UL, of(page, PTE_P | PTE_U), UVMF_INVLPG),
+           -EINVAL);
+    answer("update_va_mapping: the software bit 53", hypercall_update_va_mapping((u64)page, of(page, PTE_P | PTE_U | 1UL << 53),
+           UVMF_INVLPG), 0);
+    answer("update_va_mapping: PAT, for who has hardware", hypercall_update_va_mapping((u64)page, of(page,
+           PTE_P | PTE_W | PTE_U | PTE_PS), UVMF_INVLPG), by_role(0, -EINVAL));
     protect(page, PTE_P | PTE_W | PTE_U);
-    answer("update_va_mapping: flush of the whole TLB", hypercall_update_va_mapping((u64)page, of(page, PTE_P | PTE_W | PTE_U), UVMF_TLB_FLUSH), 0);
+    answer("update_va_mapping: flush of the whole TLB", hypercall_update_va_mapping((u64)page, of(page, PTE_P | PTE_W | PTE_U),
+           UVMF_TLB_FLUSH), 0);
     answer("update_va_mapping: no flush", hypercall_update_va_mapping((u64)page, of(page, PTE_P | PTE_W | PTE_U), UVMF_NONE), 0);
     answer("update_va_mapping: an unknown flush", hypercall_update_va_mapping((u64)page, of(page, PTE_P | PTE_W | PTE_U), 3), 0);
     answer("update_va_mapping_otherdomain: ourselves",
@@ -54,10 +60,12 @@ static void requests(void)
     answer("mmu_update: L4 entry to a page that is writable", update(l4 + 5 * 8, of(page, 0x67), DOMID_SELF), -EINVAL);
     answer("mmu_update: L4 entry with PSE", update(l4 + 5 * 8, of(page, 0xe7), DOMID_SELF), -EINVAL);
     answer("mmu_update: L1 entry that maps the L4 read-write", update(l1, l4 | PTE_P | PTE_W | PTE_U, DOMID_SELF), -EBUSY);
-    answer("mmu_update: L2 entry with PSE", update(slot_address((u64)page, 2), (va_to_mfn(page) & ~511UL) << PAGE_SHIFT | 0xe7, DOMID_SELF), -EINVAL);
+    answer("mmu_update: L2 entry with PSE", update(slot_address((u64)page, 2), (va_to_mfn(page) & ~511UL) << PAGE_SHIFT | 0xe7,
+           DOMID_SELF), -EINVAL);
     protect(page, PTE_P | PTE_W | PTE_U);
     *(volatile u64 *)page = 1;
-    answer("mmu_update: preserving accessed and dirty", update(l1 | MMU_PT_UPDATE_PRESERVE_AD, of(page, PTE_P | PTE_W | PTE_U), DOMID_SELF), 0);
+    answer("mmu_update: preserving accessed and dirty", update(l1 | MMU_PT_UPDATE_PRESERVE_AD, of(page, PTE_P | PTE_W | PTE_U),
+           DOMID_SELF), 0);
     equal("mmu_update: they are preserved", pte_read((u64)page) & (PTE_A | PTE_D), PTE_A | PTE_D);
     answer("mmu_update: unknown kind", update(l1 | 4, of(page, PTE_P | PTE_W | PTE_U), DOMID_SELF), -ENOSYS);
     answer("mmu_update: MACHPHYS of a page of ours", update(mfn << PAGE_SHIFT | MMU_MACHPHYS_UPDATE, 0x4321, DOMID_SELF), 0);

@@ -25,7 +25,8 @@ static void questions(void)
     u64 base, size;
     memcpy(&base, entries, 8);
     memcpy(&size, entries + 8, 8);
-    check(is_dom0() || (map.nr_entries == 1 && base == 0 && size >= start_info->nr_pages * PAGE_SIZE), "memory_map: one entry of RAM from 0");
+    check(is_dom0() || (map.nr_entries == 1 && base == 0 && size >= start_info->nr_pages * PAGE_SIZE),
+          "memory_map: one entry of RAM from 0");
     answer("memory_map: bad pointer", op(XENMEM_memory_map, WILD), -EFAULT);
     map = (struct memory_map){10, entries};
     answer("machine_memory_map: for dom0", op(XENMEM_machine_memory_map, &map), by_role(0, -EPERM));

@@ -39,7 +39,8 @@ void check_start(void)
     equal("flags of an L4 entry", *pte_slot(KERNEL_BASE, 4) & mask, table);
     equal("flags of an L3 entry", *pte_slot(KERNEL_BASE, 3) & mask, table);
     equal("flags of an L2 entry", *pte_slot(KERNEL_BASE, 2) & mask, table);
-    equal("flags of an L1 entry: USER and GUEST_KERNEL", pte_read(KERNEL_BASE + 0x1000) & mask & ~PTE_D, PTE_P | PTE_W | PTE_U | PTE_A | PTE_GUEST_KERNEL);
+    equal("flags of an L1 entry: USER and GUEST_KERNEL", pte_read(KERNEL_BASE + 0x1000) & mask & ~PTE_D,
+          PTE_P | PTE_W | PTE_U | PTE_A | PTE_GUEST_KERNEL);
     equal("flags of an L1 entry that maps the L4", pte_read((u64)top) & mask & ~(PTE_D | PTE_A), PTE_P | PTE_U | PTE_GUEST_KERNEL);
     equal("L4 slots 256, 258, 260 to 262 are Xen's",
           (top[256] & 1) | (top[257] & 1) << 1 | (top[258] & 1) << 2 | (top[260] & 1) << 4 | (top[261] & 1) << 5 | (top[262] & 1) << 6, 0x75);
@@ -47,7 +48,8 @@ void check_start(void)
     static const u8 in_dom0[] = {0, 3, 2, 1}, in_domu[] = {0, 1, 2, 3};
     for (u32 i = 0; i < 4; i++) {
         u64 table = i == 0 ? s->pt_base : (u64)pte_slot(KERNEL_BASE, 4 - (int)i) & ~0xfffUL;
-        check((table - s->pt_base) >> PAGE_SHIFT == (is_dom0() ? in_dom0 : in_domu)[i], "the L%u is page %u of the tables", 4 - i, (is_dom0() ? in_dom0 : in_domu)[i]);
+        check((table - s->pt_base) >> PAGE_SHIFT == (is_dom0() ? in_dom0 : in_domu)[i], "the L%u is page %u of the tables", 4 - i,
+              (is_dom0() ? in_dom0 : in_domu)[i]);
     }
     u64 end = (boot_regs.rsp + 0x80000 + 0x3fffff) >> 22 << 10; /* in pages: 512 KiB of room, then up to 4 MiB */
     equal("first_p2m_pfn without an INIT_P2M note: where dom0's first mapping ends", s->first_p2m_pfn, is_dom0() ? end : 0);

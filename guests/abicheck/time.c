@@ -40,7 +40,8 @@ void check_time(void)
     answer("poll: a time in the past", poll(ports, 1, 1), 0);
     event_send(bind.local_port);
     answer("poll: a port that is pending, though masked", poll(ports, 1, 0), 0);
-    answer("poll: the second of two is pending", (clear_bit(shared_info->evtchn_pending, ports[0]), event_send(ports[0]), poll(ports, 2, 0)), 0);
+    answer("poll: the second of two is pending", (clear_bit(shared_info->evtchn_pending, ports[0]), event_send(ports[0]),
+           poll(ports, 2, 0)), 0);
     answer("poll: leaves the port pending", test_bit(shared_info->evtchn_pending, ports[1]), 1);
     answer("poll: port 4096", poll(&bad, 1, 1), -EINVAL);
     answer("poll: 129 ports", poll(ports, 129, 1), -EINVAL);
@@ -55,7 +56,8 @@ void check_time(void)
     hypercall_sched_op(SCHEDOP_block, NULL);
     check(now() >= once.timeout_abs_ns, "vcpu_op: it rings no earlier than asked");
     once = (struct vcpu_set_singleshot_timer){1, 1};
-    answer("vcpu_op: set_singleshot_timer in the past, with the flag that no longer counts", hypercall_vcpu_op(VCPUOP_set_singleshot_timer, 0, &once), 0);
+    answer("vcpu_op: set_singleshot_timer in the past, with the flag that no longer counts",
+           hypercall_vcpu_op(VCPUOP_set_singleshot_timer, 0, &once), 0);
     answer("vcpu_op: stop_singleshot_timer", hypercall_vcpu_op(VCPUOP_stop_singleshot_timer, 0, NULL), 0);
     answer("vcpu_op: set_singleshot_timer of another vcpu", hypercall_vcpu_op(VCPUOP_set_singleshot_timer, 1, &once),
            hypercall_vcpu_op(VCPUOP_is_up, 1, NULL) < 0 ? -ENOENT : -EINVAL);

@@ -132,7 +132,8 @@ static void debug_exceptions(void)
 static void software_interrupts(void)
 {
     /* QEMU before 10 says n*16+2 (it takes the size of a gate for every error code): wrong by the manual, and by Xen. */
-    static const struct { const char *name; const void *code; u64 n; } rows[] = {{"int 0x21", do_int21, 0x21}, {"int 0", do_int0, 0}, {"int 14", do_int14, 14}};
+    static const struct { const char *name; const void *code; u64 n; } rows[] = {{"int 0x21", do_int21, 0x21}, {"int 0", do_int0,
+                0}, {"int 14", do_int14, 14}};
     for (u32 i = 0; i < COUNT(rows); i++) {
         struct probe p = {0};
         probe(&p, rows[i].code);

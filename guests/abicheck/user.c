@@ -6,7 +6,8 @@
 #define STACK (USER_AREA + 0x3000)
 
 /* What runs in user mode: position-independent, copied into the user page. */
-extern const char user_code[], user_code_end[], user_syscall[], user_ud2[], user_load[], user_store[], user_int80[], user_int3[], user_cli[], user_cpuid[], user_rdmsr[],
+extern const char user_code[], user_code_end[], user_syscall[], user_ud2[], user_load[], user_store[], user_int80[], user_int3[],
+    user_cli[], user_cpuid[], user_rdmsr[],
     user_step[], user_fs[];
 __asm__(".pushsection .rodata\n"
         "user_code:\n"
@@ -56,7 +57,8 @@ static void __attribute__((noinline)) enter(struct frame *f)
 
 static struct frame run(const char *code, u64 rdi, u64 rflags)
 {
-    struct frame f = {.rip = CODE + (u64)(code - user_code), .cs = FLAT_RING3_CS64, .rflags = rflags, .rsp = STACK, .ss = FLAT_RING3_SS64, .rdi = rdi, .rax = 0x40000000, .rcx = 0xc0000080};
+    struct frame f = {.rip = CODE + (u64)(code - user_code), .cs = FLAT_RING3_CS64, .rflags = rflags, .rsp = STACK,
+                .ss = FLAT_RING3_SS64, .rdi = rdi, .rax = 0x40000000, .rcx = 0xc0000080};
     memset(&left, 0, sizeof left);
     enter(&f);
     return left;

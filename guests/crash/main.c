@@ -59,7 +59,8 @@ static void loop(void)
 static const struct { const char *name; void (*run)(void); } ways[] = {
     {"no-handler", no_handler}, {"handler-nowhere", handler_nowhere}, {"stack-unmapped", stack_unmapped}, {"stack-in-xen", stack_in_xen},
     {"user-without-tables", user_without_tables}, {"iret-bad-stack", iret_bad_stack}, {"wild-jump", wild_jump}, {"wild-write", wild_write},
-    {"null-call", null_call}, {"hypercall-page-gone", hypercall_page_gone}, {"own-code-gone", own_code_gone}, {"panic", do_panic}, {"reboot", do_reboot},
+    {"null-call", null_call}, {"hypercall-page-gone", hypercall_page_gone}, {"own-code-gone", own_code_gone}, {"panic", do_panic},
+        {"reboot", do_reboot},
     {"hang", hang}, {"loop", loop},
 };
 

@@ -19,7 +19,8 @@ void traps_init(void)
 
 static void report(const struct frame *f)
 {
-    printf("trap %lu error %lx rip %lx cs %lx rflags %lx rsp %lx ss %lx cr2 %lx\n", f->vector, f->error, f->rip, f->cs, f->rflags, f->rsp, f->ss,
+    printf("trap %lu error %lx rip %lx cs %lx rflags %lx rsp %lx ss %lx cr2 %lx\n", f->vector, f->error, f->rip, f->cs, f->rflags,
+           f->rsp, f->ss,
            shared_info->vcpu_info[0].cr2);
     printf("rax %lx rbx %lx rcx %lx rdx %lx rsi %lx rdi %lx rbp %lx\n", f->rax, f->rbx, f->rcx, f->rdx, f->rsi, f->rdi, f->rbp);
     panic("nobody expected this trap");

@@ -8,7 +8,8 @@
 #define DOMID_INVALID 0x7ff4U
 
 /* errno.h */
-enum { EPERM = 1, ENOENT = 2, ESRCH = 3, ENXIO = 6, E2BIG = 7, EBADF = 9, EAGAIN = 11, ENOMEM = 12, EACCES = 13, EFAULT = 14, EBUSY = 16, EEXIST = 17,
+enum { EPERM = 1, ENOENT = 2, ESRCH = 3, ENXIO = 6, E2BIG = 7, EBADF = 9, EAGAIN = 11, ENOMEM = 12, EACCES = 13, EFAULT = 14,
+      EBUSY = 16, EEXIST = 17,
        EXDEV = 18, ENODEV = 19, EINVAL = 22, ENOSPC = 28, ENOSYS = 38, ENODATA = 61, EOVERFLOW = 75, EOPNOTSUPP = 95 };
 
 /* xen.h, arch-x86_64: selectors, page-table bits */
@@ -68,9 +69,12 @@ struct mmu_update { u64 ptr, val; };
 enum { MMU_NORMAL_PT_UPDATE, MMU_MACHPHYS_UPDATE, MMU_PT_UPDATE_PRESERVE_AD };
 enum { UVMF_NONE = 0, UVMF_TLB_FLUSH = 1, UVMF_INVLPG = 2, UVMF_LOCAL = 0, UVMF_ALL = 4 };
 struct mmuext_op { u32 cmd; u64 arg1, arg2; };
-enum { MMUEXT_PIN_L1_TABLE, MMUEXT_PIN_L2_TABLE, MMUEXT_PIN_L3_TABLE, MMUEXT_PIN_L4_TABLE, MMUEXT_UNPIN_TABLE, MMUEXT_NEW_BASEPTR, MMUEXT_TLB_FLUSH_LOCAL,
-       MMUEXT_INVLPG_LOCAL, MMUEXT_TLB_FLUSH_MULTI, MMUEXT_INVLPG_MULTI, MMUEXT_TLB_FLUSH_ALL, MMUEXT_INVLPG_ALL, MMUEXT_FLUSH_CACHE, MMUEXT_SET_LDT,
-       MMUEXT_NEW_USER_BASEPTR = 15, MMUEXT_CLEAR_PAGE, MMUEXT_COPY_PAGE, MMUEXT_FLUSH_CACHE_GLOBAL, MMUEXT_MARK_SUPER, MMUEXT_UNMARK_SUPER };
+enum { MMUEXT_PIN_L1_TABLE, MMUEXT_PIN_L2_TABLE, MMUEXT_PIN_L3_TABLE, MMUEXT_PIN_L4_TABLE, MMUEXT_UNPIN_TABLE, MMUEXT_NEW_BASEPTR,
+      MMUEXT_TLB_FLUSH_LOCAL,
+       MMUEXT_INVLPG_LOCAL, MMUEXT_TLB_FLUSH_MULTI, MMUEXT_INVLPG_MULTI, MMUEXT_TLB_FLUSH_ALL, MMUEXT_INVLPG_ALL,
+           MMUEXT_FLUSH_CACHE, MMUEXT_SET_LDT,
+       MMUEXT_NEW_USER_BASEPTR = 15, MMUEXT_CLEAR_PAGE, MMUEXT_COPY_PAGE, MMUEXT_FLUSH_CACHE_GLOBAL, MMUEXT_MARK_SUPER,
+           MMUEXT_UNMARK_SUPER };
 struct multicall_entry { u64 op, result, args[6]; };
 enum { VMASST_CMD_enable, VMASST_CMD_disable };
 enum { VMASST_TYPE_4gb_segments, VMASST_TYPE_4gb_segments_notify, VMASST_TYPE_writable_pagetables, VMASST_TYPE_pae_extended_cr3,
@@ -86,8 +90,10 @@ struct sched_remote_shutdown { u16 domid; u32 reason; };
 struct sched_watchdog { u32 id, timeout; };
 
 /* event_channel.h */
-enum { EVTCHNOP_bind_interdomain, EVTCHNOP_bind_virq, EVTCHNOP_bind_pirq, EVTCHNOP_close, EVTCHNOP_send, EVTCHNOP_status, EVTCHNOP_alloc_unbound,
-       EVTCHNOP_bind_ipi, EVTCHNOP_bind_vcpu, EVTCHNOP_unmask, EVTCHNOP_reset, EVTCHNOP_init_control, EVTCHNOP_expand_array, EVTCHNOP_set_priority };
+enum { EVTCHNOP_bind_interdomain, EVTCHNOP_bind_virq, EVTCHNOP_bind_pirq, EVTCHNOP_close, EVTCHNOP_send, EVTCHNOP_status,
+      EVTCHNOP_alloc_unbound,
+       EVTCHNOP_bind_ipi, EVTCHNOP_bind_vcpu, EVTCHNOP_unmask, EVTCHNOP_reset, EVTCHNOP_init_control, EVTCHNOP_expand_array,
+           EVTCHNOP_set_priority };
 struct evtchn_bind_interdomain { u16 remote_dom; u32 remote_port, local_port; };
 struct evtchn_bind_virq { u32 virq, vcpu, port; };
 struct evtchn_bind_pirq { u32 pirq, flags, port; };
@@ -105,11 +111,14 @@ enum { EVTCHNSTAT_closed, EVTCHNSTAT_unbound, EVTCHNSTAT_interdomain, EVTCHNSTAT
 enum { VIRQ_TIMER, VIRQ_DEBUG, VIRQ_CONSOLE, VIRQ_DOM_EXC };
 
 /* grant_table.h */
-enum { GNTTABOP_map_grant_ref, GNTTABOP_unmap_grant_ref, GNTTABOP_setup_table, GNTTABOP_dump_table, GNTTABOP_transfer, GNTTABOP_copy, GNTTABOP_query_size,
-       GNTTABOP_unmap_and_replace, GNTTABOP_set_version, GNTTABOP_get_status_frames, GNTTABOP_get_version, GNTTABOP_swap_grant_ref, GNTTABOP_cache_flush };
+enum { GNTTABOP_map_grant_ref, GNTTABOP_unmap_grant_ref, GNTTABOP_setup_table, GNTTABOP_dump_table, GNTTABOP_transfer,
+      GNTTABOP_copy, GNTTABOP_query_size,
+       GNTTABOP_unmap_and_replace, GNTTABOP_set_version, GNTTABOP_get_status_frames, GNTTABOP_get_version, GNTTABOP_swap_grant_ref,
+           GNTTABOP_cache_flush };
 enum { GTF_invalid, GTF_permit_access, GTF_accept_transfer, GTF_readonly = 4, GTF_reading = 8, GTF_writing = 16 };
 enum { GNTMAP_device_map = 1, GNTMAP_host_map = 2, GNTMAP_readonly = 4, GNTMAP_application_map = 8, GNTMAP_contains_pte = 16 };
-enum { GNTST_okay = 0, GNTST_general_error = -1, GNTST_bad_domain = -2, GNTST_bad_gntref = -3, GNTST_bad_handle = -4, GNTST_bad_virt_addr = -5,
+enum { GNTST_okay = 0, GNTST_general_error = -1, GNTST_bad_domain = -2, GNTST_bad_gntref = -3, GNTST_bad_handle = -4,
+      GNTST_bad_virt_addr = -5,
        GNTST_bad_dev_addr = -6, GNTST_no_device_space = -7, GNTST_permission_denied = -8, GNTST_bad_page = -9, GNTST_bad_copy_arg = -10,
        GNTST_address_too_big = -11, GNTST_eagain = -12 };
 struct grant_entry { u16 flags, domid; u32 frame; };
@@ -124,8 +133,10 @@ struct gnttab_version { u32 version; };
 struct gnttab_get_version { u16 dom, pad; u32 version; };
 
 /* memory.h */
-enum { XENMEM_increase_reservation, XENMEM_decrease_reservation, XENMEM_maximum_ram_page, XENMEM_current_reservation, XENMEM_maximum_reservation,
-       XENMEM_machphys_mfn_list, XENMEM_populate_physmap, XENMEM_add_to_physmap, XENMEM_memory_map = 9, XENMEM_machine_memory_map, XENMEM_exchange,
+enum { XENMEM_increase_reservation, XENMEM_decrease_reservation, XENMEM_maximum_ram_page, XENMEM_current_reservation,
+      XENMEM_maximum_reservation,
+       XENMEM_machphys_mfn_list, XENMEM_populate_physmap, XENMEM_add_to_physmap, XENMEM_memory_map = 9, XENMEM_machine_memory_map,
+           XENMEM_exchange,
        XENMEM_machphys_mapping, XENMEM_set_memory_map, XENMEM_set_pod_target = 16, XENMEM_get_sharing_freed_pages = 18,
        XENMEM_add_to_physmap_batch = 23, XENMEM_claim_pages = 24, XENMEM_machphys_compat_mfn_list = 25, XENMEM_acquire_resource = 28 };
 struct memory_reservation { u64 *extent_start; u64 nr_extents; u32 extent_order, mem_flags; u16 domid; };
@@ -136,7 +147,8 @@ struct memory_map { u32 nr_entries; void *buffer; };
 struct add_to_physmap { u16 domid, size; u32 space; u64 idx, gpfn; };
 
 /* vcpu.h */
-enum { VCPUOP_initialise, VCPUOP_up, VCPUOP_down, VCPUOP_is_up, VCPUOP_get_runstate_info, VCPUOP_register_runstate_memory_area, VCPUOP_set_periodic_timer,
+enum { VCPUOP_initialise, VCPUOP_up, VCPUOP_down, VCPUOP_is_up, VCPUOP_get_runstate_info, VCPUOP_register_runstate_memory_area,
+      VCPUOP_set_periodic_timer,
        VCPUOP_stop_periodic_timer, VCPUOP_set_singleshot_timer, VCPUOP_stop_singleshot_timer, VCPUOP_register_vcpu_info, VCPUOP_send_nmi,
        VCPUOP_get_physid, VCPUOP_register_vcpu_time_memory_area };
 struct vcpu_runstate_info { u32 state; u64 entry_time, time[4]; };
@@ -162,10 +174,12 @@ struct vcpu_guest_context {
 #define VGCF_in_kernel 4
 
 /* version.h, callback.h, physdev.h */
-enum { XENVER_version, XENVER_extraversion, XENVER_compile_info, XENVER_capabilities, XENVER_changeset, XENVER_platform_parameters, XENVER_get_features,
+enum { XENVER_version, XENVER_extraversion, XENVER_compile_info, XENVER_capabilities, XENVER_changeset, XENVER_platform_parameters,
+      XENVER_get_features,
        XENVER_pagesize, XENVER_guest_handle, XENVER_commandline, XENVER_build_id };
 struct feature_info { u32 submap_idx, submap; };
-enum { CALLBACKTYPE_event, CALLBACKTYPE_failsafe, CALLBACKTYPE_syscall, CALLBACKTYPE_sysenter = 5, CALLBACKTYPE_nmi = 4, CALLBACKTYPE_syscall32 = 7 };
+enum { CALLBACKTYPE_event, CALLBACKTYPE_failsafe, CALLBACKTYPE_syscall, CALLBACKTYPE_sysenter = 5, CALLBACKTYPE_nmi = 4,
+      CALLBACKTYPE_syscall32 = 7 };
 enum { CALLBACKOP_register, CALLBACKOP_unregister };
 struct callback_register { u16 type, flags; u64 address; };
 struct callback_unregister { u16 type; };
@@ -176,5 +190,6 @@ struct physdev_set_iopl { u32 iopl; };
 struct console_ring { char in[1024], out[2048]; u32 in_cons, in_prod, out_cons, out_prod; };
 struct xenstore_ring { char req[1024], rsp[1024]; u32 req_cons, req_prod, rsp_cons, rsp_prod; };
 struct xsd_sockmsg { u32 type, req_id, tx_id, len; };
-enum { XS_CONTROL, XS_DIRECTORY, XS_READ, XS_GET_PERMS, XS_WATCH, XS_UNWATCH, XS_TRANSACTION_START, XS_TRANSACTION_END, XS_INTRODUCE, XS_RELEASE,
+enum { XS_CONTROL, XS_DIRECTORY, XS_READ, XS_GET_PERMS, XS_WATCH, XS_UNWATCH, XS_TRANSACTION_START, XS_TRANSACTION_END,
+      XS_INTRODUCE, XS_RELEASE,
        XS_GET_DOMAIN_PATH, XS_WRITE, XS_MKDIR, XS_RM, XS_SET_PERMS, XS_WATCH_EVENT, XS_ERROR };
