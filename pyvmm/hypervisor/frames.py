@@ -89,8 +89,8 @@ class FrameTable:
         self._flags = self.flags.data
         self.validator: Validator | None = None
         self.validators: dict[int, Callable[[int], bool]] = {}
-        # Called when a frame's owner loses it, with the frame: the M2P entry is cleared there.
-        self.on_free: Callable[[Array], None] | None = None
+        # Called when frames go back to the heap, with the first and how many: their M2P entries are cleared there.
+        self.on_free: Callable[[int, int], None] | None = None
         # The domains that own frames, by domid, and how many each owns (special frames included).
         self._domains: dict[int, Domain] = {}
         self._held: dict[int, int] = {}
@@ -142,11 +142,10 @@ class FrameTable:
             n -= 1 << order
         return np.concatenate(pieces) if len(pieces) != 1 else pieces[0]
 
-    def _assign(self, domain: Domain, mfns: Array, *, counted: bool = True) -> None:
-        self.owners[mfns] = domain.domid
-        self.counts[mfns] = 1
-        self.flags[mfns] = ALLOCATED
-        n = len(mfns)
+    def _assign(self, domain: Domain, which: Array | slice, n: int, *, counted: bool = True) -> None:
+        self.owners[which] = domain.domid
+        self.counts[which] = 1
+        self.flags[which] = ALLOCATED
         if counted:
             domain.tot_pages += n
             if domain.outstanding_pages:
@@ -159,9 +158,11 @@ class FrameTable:
         over max_pages."""
         if n == 0:
             return []
+        if n == 1:
+            return [self.alloc_order(domain, 0)]
         self._check_room(domain, n)
         mfns = self._take(n)
-        self._assign(domain, mfns)
+        self._assign(domain, mfns, n)
         result: list[int] = mfns.tolist()
         return result
 
@@ -172,7 +173,7 @@ class FrameTable:
         start = self._buddy.alloc(order, below)
         if start is None:
             raise XenError(errno.ENOMEM)
-        self._assign(domain, np.arange(start, start + (1 << order), dtype=np.int64))
+        self._assign(domain, slice(start, start + (1 << order)), 1 << order)
         return start
 
     def alloc_xen(self, n: int = 1) -> list[int]:
@@ -198,7 +199,7 @@ class FrameTable:
             self.free_domain_page(mfn)
             return
         assert self._owner[mfn] == OWNER_XEN and self._count[mfn] == 0
-        self._release(np.array([mfn], np.int64))
+        self._release_run(mfn, 1)
 
     def share_with_guest(self, mfn: int, domain: Domain, writable: bool) -> None:
         """Let `domain` map the hypervisor's frame `mfn`: it becomes a special frame of the domain and goes back with
@@ -229,20 +230,24 @@ class FrameTable:
 
     def _release(self, mfns: Array) -> None:
         """Unreferenced frames go back to the heap, scrubbed."""
-        if self.on_free is not None:
-            self.on_free(mfns)
-        self.owners[mfns] = OWNER_FREE
-        self.types[mfns] = PGT_none
-        self.type_counts[mfns] = 0
-        self.counts[mfns] = 0
-        self.flags[mfns] = 0
         mfns = np.sort(mfns)
         starts = np.flatnonzero(np.diff(mfns, prepend=-2) != 1)
         ends = np.append(starts[1:], len(mfns))
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-            first, n = int(mfns[start]), end - start
-            self.ram.fill(first << 12, n << 12, 0)
-            self._buddy.free_range(first, n)
+            self._release_run(int(mfns[start]), end - start)
+
+    def _release_run(self, first: int, n: int) -> None:
+        """`_release` of `n` frames from `first` on."""
+        if self.on_free is not None:
+            self.on_free(first, n)
+        end = first + n
+        self.owners[first:end] = OWNER_FREE
+        self.types[first:end] = PGT_none
+        self.type_counts[first:end] = 0
+        self.counts[first:end] = 0
+        self.flags[first:end] = 0
+        self.ram.fill(first << 12, n << 12, 0)
+        self._buddy.free_range(first, n)
 
     def _disown(self, domid: int, n: int, counted: int) -> None:
         domain = self._domains[domid]
@@ -350,7 +355,8 @@ class FrameTable:
         assert count, f"put_page of the unreferenced frame {mfn:#x}"
         self._count[mfn] = count - 1
         if count == 1:
-            self._drop_unreferenced(np.array([mfn], np.int64))
+            self._disown(self._owner[mfn], 1, int(not self._flags[mfn] & SPECIAL))
+            self._release_run(mfn, 1)
 
     def get_page_type(self, mfn: int, type_: int) -> bool:
         """Use `mfn` (to which a reference is held) as `type_`; false if it is in use as something else or cannot be
@@ -445,7 +451,7 @@ class FrameTable:
     def give(self, mfn: int, n: int, domain: Domain) -> None:
         """`n` of the hypervisor's frames from `mfn` on become `domain`'s (tot_pages is not changed): undoes `steal`."""
         assert self._owner[mfn] == OWNER_XEN
-        self._assign(domain, np.arange(mfn, mfn + n, dtype=np.int64), counted=False)
+        self._assign(domain, slice(mfn, mfn + n), n, counted=False)
 
     # -- L1 tables in bulk (Mmu) ----------------------------------------------------------------------------------
 

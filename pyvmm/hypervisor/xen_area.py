@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyvmm.hypervisor.frames import CHUNK_ORDER, INVALID_M2P, Array
+from pyvmm.hypervisor.frames import CHUNK_ORDER, Array
 from pyvmm.hypervisor.pte import ACCESSED, DIRTY, NX, PRESENT, PSE, RW, USER, frame_of
 
 if TYPE_CHECKING:
@@ -172,8 +172,12 @@ class XenArea:
         """Record that `mfns` are `first_pfn` and those after it."""
         self._write_m2p(np.asarray(mfns, np.int64), np.arange(first_pfn, first_pfn + len(mfns), dtype=np.uint64))
 
-    def _clear_m2p(self, mfns: Array) -> None:
-        self._write_m2p(mfns, np.full(len(mfns), INVALID_M2P, np.uint64))
+    def _clear_m2p(self, first: int, n: int) -> None:
+        end = first + n
+        while first < end:  # in one piece of table at a time
+            n = min(end, (first | 0x3FFFF) + 1) - first
+            self._ram.fill(self._m2p_pa(first), n * 8, 0xFF)
+            first += n
 
     def _write_m2p(self, mfns: Array, pfns: np.typing.NDArray[np.uint64]) -> None:
         # Runs of consecutive frames in one write each; a run must not leave its 2 MiB of table.
