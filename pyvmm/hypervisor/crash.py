@@ -197,7 +197,7 @@ def _backtrace(v: VCpu) -> Iterator[str]:
     rip, rsp, rbp = v.hv.machine.get_many((Reg.RIP, Reg.RSP, Reg.RBP))
     yield "Call trace:"
     yield f"   [<{rip:016x}>]{_symbol(v, rip)}"
-    frames, last = 0, rsp - 1
+    frames, last = 0, rsp - 1 if _read(v, rsp, WORD) else 0  # without a stack, RBP may still be good
     while frames < MAX_FRAMES and rbp > last and rbp % WORD == 0:
         pair = _words(v, rbp, 2)
         if len(pair) < 2 or not pair[1]:

@@ -48,6 +48,16 @@ def test_backtrace_by_frame_pointers() -> None:
     assert [line.split()[-1] for line in trace] == ["start", "main+0x5", "helper+0x4"]
 
 
+def test_backtrace_without_a_stack_pointer() -> None:
+    g = CodeGuest(b"\x0f\x0b")
+    g.poke(STACK - 0x40, struct.pack("<2Q", 0, CODE + 0x105))
+    g.v.traps = [None] * 256
+    g.ready()
+    g.set(rbp=STACK - 0x40, rsp=UNMAPPED + 0x1000_0000)
+    g.run(1)
+    assert f"[<{CODE + 0x105:016x}>]" in g.report
+
+
 def test_backtrace_by_scanning_the_stack() -> None:
     call = b"\xe8\0\0\0\0"
     g = CodeGuest()
