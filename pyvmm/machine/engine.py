@@ -35,6 +35,7 @@ from pyvmm.machine.exits import (
     Stopped,
     Syscall,
 )
+from pyvmm.machine.lengths import length
 from pyvmm.machine.opcodes import Op, Plan
 from pyvmm.machine.paging import PF_I, walk
 from pyvmm.machine.registers import CR2, FLAG_TF, RAX, RBX, RCX, RDX, RFLAGS, RIP, RSP
@@ -290,7 +291,7 @@ class Engine:
                 now = self.instructions + self.tsc_offset
                 self.write(RAX, now & 0xFFFFFFFF)
                 self.write(RDX, now >> 32 & 0xFFFFFFFF)
-            self.write(RIP, pc + opcodes_length(code))
+            self.write(RIP, pc + length(code))
             self.instructions += 1
             return Fault(1, None) if guest_tf else None
         if op == Op.UNTRAPPED:
@@ -408,11 +409,6 @@ class Engine:
             self.mode, self.why = mode, why
             self.restart = self.in_callback
         return self.vector, self.error_code
-
-
-def opcodes_length(code: bytes) -> int:
-    """The length of the `rdtsc` or `cpuid` at the start of `code`, prefixes included."""
-    return code.index(0x0F) + 2
 
 
 #: Hooks that every engine installs: (kind, instruction, first address, last address).

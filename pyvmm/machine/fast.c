@@ -185,6 +185,24 @@ static near_entry *near_place(pv_engine *e, uint64_t pc)
     return &e->near[(pc ^ pc >> 13) & (NEAR_SIZE - 1)];
 }
 
+/* Whether no byte of a block can belong to an instruction that opcodes.plan() treats specially. Most blocks pass, and then
+ * Unicorn's own count is all there is to know. */
+static int plainly(pv_engine *e, uint64_t pc, uint32_t size)
+{
+    uint8_t code[PAGE + 64];
+    int repeat = 0, string = 0;
+    if (size > sizeof code || pv_fetch(e, pc, (int)size, code) != (int)size)
+        return 0;
+    for (uint32_t i = 0; i < size; i++) {
+        uint8_t b = code[i];
+        if ((b & 0xFC) == 0x6C || (b & 0xFC) == 0xE4 || (b & 0xFC) == 0xEC || b == 0xA2 || b == 0x31)
+            return 0; /* ports; cpuid and rdtsc */
+        repeat |= (b & 0xFE) == 0xF2;
+        string |= (b & 0xFC) == 0xA4 || (b >= 0xAA && b <= 0xAF);
+    }
+    return !(repeat && string);
+}
+
 static near_entry *find_plan(pv_engine *e, uint64_t pc, uint32_t size)
 {
     near_entry *n = near_place(e, pc);
@@ -197,7 +215,11 @@ static near_entry *find_plan(pv_engine *e, uint64_t pc, uint32_t size)
     if (same && p->plan.n) {
         plan = p->plan;
     } else {
-        pv_py_plan(pc, size, same ? p->plan.k : 0, &plan);
+        uint32_t count = same ? p->plan.k : 0;
+        if (count > 1 && plainly(e, pc, size))
+            plan = (pv_plan){count, PLAIN, 0, 0};
+        else
+            pv_py_plan(pc, size, count, &plan);
         if (p)
             *p = (plan_entry){pa, pa2, size, plan};
     }
@@ -493,7 +515,7 @@ static int classify(const uint8_t *code, int n, int *opcode_at)
     uint8_t b = code[i];
     if (b == 0x0F)
         return code[i + 1] == 0x31 ? TIME : code[i + 1] == 0xA2 || code[i + 1] == 0x05 ? OTHER : ORDINARY;
-    if ((b >= 0x6C && b <= 0x6F) || (b >= 0xE4 && b <= 0xE7) || (b >= 0xEC && b <= 0xEF) || b == 0x8E || b == 0x9C ||
+    if ((b >= 0x6C && b <= 0x6F) || (b >= 0xE4 && b <= 0xE7) || (b >= 0xEC && b <= 0xEF) || b == 0x8E || b == 0x9C || b == 0xC4 || b == 0xC5 ||
         b == 0x9D || (b >= 0xCC && b <= 0xCF) || b == 0xF1 ||
         (repeat && (b == 0x90 || (b >= 0xA4 && b <= 0xA7) || (b >= 0xAA && b <= 0xAF))))
         return OTHER;

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 LEGACY_PREFIXES: Final = frozenset({0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3})
-LONGEST: Final = 15
+LONGEST: Final = 16  # an instruction of more than 15 bytes is invalid; the engine looks at one more
 
 # What follows an opcode: flags that add up.
 _MODRM: Final = 1
@@ -66,6 +66,10 @@ def _two_bytes() -> tuple[int, ...]:
     return tuple(table)
 
 
+#: Opcodes that are invalid in 64-bit mode; 0x62 is EVEX, which the CPU model lacks. (Of VEX the engine does some.)
+_INVALID: Final = frozenset(
+    b"\x06\x07\x0e\x16\x17\x1e\x1f\x27\x2f\x37\x3f\x60\x61\x62\x82\x9a\xce\xd4\xd5\xd6\xea"
+)
 _ONE: Final = _one_byte()
 _TWO: Final = _two_bytes()
 
@@ -89,7 +93,7 @@ def _modrm_length(code: bytes, i: int) -> int:
 def length(code: bytes, start: int = 0) -> int:
     """The length of the instruction at `code[start:]`; may reach past the end of `code` when bytes are missing.
 
-    For bytes that are no instruction, some number from 1 to 15.
+    An invalid instruction gets a number that is not too small: it ends its block, all the rest of which it is.
     """
     end = len(code)
     i = start
@@ -106,7 +110,8 @@ def length(code: bytes, start: int = 0) -> int:
             break
         i += 1
     if i >= end:
-        return max(1, min(i - start, LONGEST))
+        return max(1, i - start)
+    opcode = i
     follows = _ONE[code[i]]
     i += 1
     if code[i - 1] == 0x0F and i < end:
@@ -116,11 +121,16 @@ def length(code: bytes, start: int = 0) -> int:
         if op in (0x38, 0x3A):
             i += 1
             follows = _MODRM if op == 0x38 else _MODRM | _IB
+    elif code[i - 1] in (0xC4, 0xC5) and i + 1 < end:  # VEX
+        space = 1 if code[i - 1] == 0xC5 else code[i] & 0x1F
+        i += 1 if code[i - 1] == 0xC5 else 2
+        follows = _TWO[code[i]] if i < end and space == 1 else _MODRM if space == 2 else _MODRM | _IB
+        i += 1
     if follows & _BARE_MODRM:
         i += 1
     if follows & _MODRM:
         if i >= end:
-            return min(i + 1 - start, LONGEST)
+            return i + 1 - start
         reg = code[i] >> 3 & 7
         i += _modrm_length(code, i)
         if follows & _GROUP3 and reg > 1:
@@ -135,7 +145,9 @@ def length(code: bytes, start: int = 0) -> int:
         i += 4 if short_address else 8
     if follows & _EXTRQ and (narrow or repne):
         i += 2
-    return min(i - start, LONGEST)
+    if code[opcode] in _INVALID:
+        return max(LONGEST, i - start)
+    return i - start
 
 
 def boundaries(code: bytes, n: int = 0) -> tuple[int, ...]:

@@ -59,6 +59,10 @@ def classify(code: bytes, start: int = 0) -> int:
     byte = code[i]
     if byte == 0x0F:
         return _TWO_BYTES.get(code[i + 1], Op.PLAIN) if i + 1 < end else Op.PLAIN
+    if byte in (0xC4, 0xC5):  # VEX: the engine executes some legacy two-byte opcodes behind it
+        at = i + 2 if byte == 0xC5 else i + 3
+        first_map = byte == 0xC5 or (i + 1 < end and code[i + 1] & 0x1F == 1)
+        return _TWO_BYTES.get(code[at], Op.PLAIN) if first_map and at < end else Op.PLAIN
     if repeat and byte in _STRING:
         return Op.REP
     if repeat and byte in _STRING_COMPARE:
