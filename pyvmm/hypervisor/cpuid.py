@@ -58,6 +58,7 @@ POLICY: dict[int, Leaf] = {
 
 FIRST = arch.XEN_CPUID_FIRST_LEAF
 XEN_LAST = FIRST + arch.XEN_CPUID_MAX_NUM_LEAVES
+MTRR = 1 << 12  # in edx of leaves 1 and 0x80000001: only dom0 may know of memory type ranges
 CPU_KHZ = 1_000_000  # one instruction a nanosecond
 
 
@@ -76,6 +77,8 @@ def guest(v: VCpu, leaf: int, subleaf: int) -> Leaf:
     a, b, c, d = POLICY.get(leaf, ZERO)
     if leaf == 1:
         b |= v.vcpu_id * 2 << 24  # the initial APIC id
+    if leaf in (1, 0x80000001) and not v.domain.privileged:
+        d &= ~MTRR
     return a, b, c, d
 
 

@@ -222,6 +222,8 @@ def test_cpuid() -> None:
     assert struct.pack("<3I", *(g.reg(r) for r in (Reg.RBX, Reg.RDX, Reg.RCX))) == b"AuthenticAMD"
     assert cpuid.guest(g.v, 0x40000001, 0) == (0x40011, 0, 0, 0)
     assert cpuid.guest(g.v, 0x40000005, 0) == (0, 24, 0, 0)  # 16 MiB of memory
+    assert cpuid.guest(g.v, 1, 0)[3] == 0x0789C3F5
+    assert cpuid.guest(CodeGuest(privileged=True).v, 1, 0)[3] == 0x0789D3F5
     assert cpuid.guest(g.v, 0x40000006, 0) == (0, 0, 0, 0)
 
 
