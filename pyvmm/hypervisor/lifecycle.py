@@ -193,6 +193,7 @@ def create_native(
         result = hv.mmu.native_map(v, gfn * PAGE, mfn, True)
         assert result == 0
     v.native = NativeTask(v, 0)
+    v.native.api.shared_info_va = memory_pages * PAGE
     v.initialised = True
     v.down = False
     v.runstate = Runstate.RUNNABLE

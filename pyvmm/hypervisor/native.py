@@ -69,6 +69,7 @@ class Native:
     def __init__(self, v: VCpu, scratch_va: int) -> None:
         self.v = v
         self.domid = v.domain.domid
+        self.shared_info_va = 0  # where its shared page is mapped
         self._scratch = scratch_va
         self._scratch_first = self._scratch_used = 0 if scratch_va else 16  # address 0 would be a null handle
         self._ready: deque[tuple[Task, Any]] = deque()

@@ -49,6 +49,13 @@ class Libxc:
             raise HypercallError(name, -result)
         return result
 
+    def wallclock(self) -> tuple[int, int]:
+        """The time of day: seconds and nanoseconds UTC, from our own shared page and the time since boot."""
+        data = self.api.read(self.api.shared_info_va, xen.shared_info.size)
+        page = xen.shared_info.unpack(data)
+        boot: int = (page.wc_sec | page.wc_sec_hi << 32) * 1_000_000_000 + page.wc_nsec
+        return divmod(boot + self.api.v.hv.machine.now, 1_000_000_000)
+
     # -- domctl
 
     def domctl(self, cmd: str, domid: int, variant: str = "", /, **fields: Any) -> Any:
