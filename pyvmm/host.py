@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -43,9 +43,12 @@ from pyvmm.hypervisor.hypervisor import Hypervisor, Outcome
 from pyvmm.hypervisor.runstate import wake
 from pyvmm.hypervisor.scheduler import Policy
 from pyvmm.machine import Machine
-from pyvmm.toolstack.build import PAGE, Built, DomainConfig, build_domain, prepare
+from pyvmm.toolstack.build import PAGE, DomainConfig
+from pyvmm.toolstack.config import GuestConfig
+from pyvmm.toolstack.design import Design
+from pyvmm.toolstack.devices import Device
 from pyvmm.toolstack.libxc import HypercallError, Libxc
-from pyvmm.toolstack.xl import remove_domain, write_console, write_domain
+from pyvmm.toolstack.xl import Xl
 from pyvmm.xenstore import Client
 
 MIB = 1 << 20
@@ -86,6 +89,16 @@ class Keyboard(Protocol):
 
     def read(self, seconds: float) -> bytes:
         """What was typed; waits at most `seconds` for it."""
+
+
+class Outside(Protocol):
+    """Something outside of the machine that is looked after while it runs: sockets, for example."""
+
+    def poll(self) -> bool:
+        """Between two slices: take what has come. Whether the run is to end."""
+
+    def idle(self) -> bool:
+        """Nobody can run: wait, if there is reason to. Whether to look again before time is skipped."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +195,10 @@ class Domain:
         """If the hypervisor crashed it: why, and in which state it was."""
         return self._domain.crash_report
 
+    def shutdown(self, reason: str = "poweroff") -> None:
+        """Ask the guest to power off ("poweroff", "halt") or to "reboot", as `xl shutdown` does."""
+        self._host.toolstack.shutdown(self.domid, reason)
+
     def result(self) -> DomainResult:
         """What it has done so far."""
         return _result_of(self._domain, self)
@@ -254,9 +271,15 @@ class Host:
         vcpus: int = 1,
         cmdline: str = "",
         ramdisk: str | Path | None = None,
+        maxmem: int | None = None,
+        maxvcpus: int | None = None,
+        devices: Sequence[Device] = (),
+        identity: uuid.UUID | None = None,
+        paused: bool = False,
     ) -> Domain:
-        """A domU booting `image` (a shipped name or a file), ready to run. `ImageError`, `MemoryShortage`,
-        `ConfigError`: nothing is left."""
+        """A domU booting `image` (a shipped name or a file), ready to run. `identity`: its UUID; `devices`: those of
+        kinds that this host has no back end for (`Design.device_kinds`) are left out; the rest is `DomainConfig`'s.
+        `ImageError`, `MemoryShortage`, `ConfigError`: nothing is left."""
         data, shown = self._load(image)
         module = _read(Path(ramdisk), "ramdisk") if ramdisk is not None else b""
         if self._services is None and self.hypervisor.domains:
@@ -270,13 +293,18 @@ class Host:
             cmdline=cmdline,
             ramdisk=module,
             ramdisk_path=str(ramdisk or ""),
+            maxmem=maxmem,
+            maxvcpus=maxvcpus,
+            devices=tuple(devices),
+            paused=paused,
         )
         if any(domain.name == config.name for domain in self.domains):
             raise ConfigError(f"there is a domain called {config.name} already")
-        plan = prepare(config)
-        services = self.services
-        identity = uuid.uuid5(_DETERMINISTIC, f"{self.seed} {self.hypervisor.last_domid} {config.name}")
-        built = build_domain(services.xc, config, plan, identity)
+        toolstack = self.services.toolstack
+        plan = toolstack.prepare(config)
+        if identity is None:
+            identity = uuid.uuid5(_DETERMINISTIC, f"{self.seed} {self.hypervisor.last_domid} {config.name}")
+        built = toolstack.create(plan, identity)
         self._note(shown, data)
         if ramdisk is not None:
             self._note(str(ramdisk), module)
@@ -284,8 +312,25 @@ class Host:
         xen_domain.name = config.name
         domain = Domain(self, xen_domain)
         self.domains.append(domain)
-        services.start(config, built)
         return domain
+
+    def create_from(self, config: GuestConfig, *, identity: uuid.UUID | None = None) -> Domain:
+        """The domU that a configuration file asks for (`pyvmm.toolstack.config.load`). Errors as for `create`."""
+        if config.design not in (None, "xenstore"):
+            raise ConfigError(f"{config.source}: {config.name} asks for {config.design}, this host has xenstore")
+        return self.create(
+            config.kernel,
+            name=config.name,
+            memory=config.memory,
+            maxmem=config.maxmem,
+            vcpus=config.vcpus,
+            maxvcpus=config.maxvcpus,
+            cmdline=config.cmdline,
+            ramdisk=config.ramdisk,
+            devices=config.devices,
+            identity=identity or config.uuid,
+            paused=config.paused,
+        )
 
     def create_dom0(
         self,
@@ -352,36 +397,53 @@ class Host:
         return self._services
 
     @property
+    def toolstack(self) -> Design:
+        """What makes and ends the domains of this host."""
+        return self.services.toolstack
+
+    @property
     def xenstore(self) -> Client:
         """A client of the host's XenStore, with dom0's rights."""
         return self.services.tools
 
     # -- running
 
-    def run(self, max_instructions: int | None = None, *, keyboard: Keyboard | None = None) -> Result:
-        """Run until every guest has shut down, `max_instructions` more have retired, nothing can ever run again
-        (exit "deadlock"), or the
-        person at the `keyboard`, which types on the newest guest's console, leaves. May be called again."""
+    def run(
+        self,
+        max_instructions: int | None = None,
+        *,
+        keyboard: Keyboard | None = None,
+        typing_to: Callable[[], Domain | None] | None = None,
+        outside: Sequence[Outside] = (),
+        serve: bool = False,
+    ) -> Result:
+        """Run until every guest has shut down, `max_instructions` more have retired, nothing can ever run again (exit
+        "deadlock"), or it is told to end from outside (exit "left"): by the person at the `keyboard`, who types on the
+        newest guest's console or on that of `typing_to()`, or by one of `outside`. With `serve` the end of all guests
+        does not end the run. May be called again."""
         hv = self.hypervisor
-        typing = _Typing(self, keyboard) if keyboard is not None else None
-        idle = [source for source in (self._idle, typing.idle if typing else None) if source is not None]
+        typing = _Typing(self, keyboard, typing_to) if keyboard is not None else None
+        watched = [*outside, typing] if typing else list(outside)
+        idle = [self._idle, *(one.idle for one in watched)]
         hv.idle_sources += idle
         started = time.perf_counter()
+        told = False
+
+        def between_slices() -> bool:
+            nonlocal told
+            if self._services is not None:
+                self._services.consoled.poll()
+            for one in watched:
+                told |= one.poll()
+            return told or (not serve and self._all_ended())
+
         try:
-            outcome = hv.run(lambda: self._between_slices(typing), max_instructions)
+            outcome = hv.run(between_slices, max_instructions)
         finally:
             self._seconds += time.perf_counter() - started
             for source in idle:
                 hv.idle_sources.remove(source)
-        left = typing is not None and typing.keyboard.left
-        return self.result("left" if left and not self._all_ended() else self._exit(outcome))
-
-    def _between_slices(self, typing: _Typing | None) -> bool:
-        if self._services is not None:
-            self._services.consoled.poll()
-        if typing is not None and typing.poll():
-            return True
-        return self._all_ended()
+        return self.result("left" if told and (serve or not self._all_ended()) else self._exit(outcome))
 
     def _all_ended(self) -> bool:
         """Every guest has ended, and the services have done what followed from that."""
@@ -416,7 +478,7 @@ class Host:
         if self._services is None:
             lifecycle.destroy_domain(domain.xen)
         else:
-            self._services.end(domain.domid)
+            self._services.toolstack.destroy(domain.domid)
         self._ended.append(domain.result())
         self.domains.remove(domain)
 
@@ -483,49 +545,39 @@ class Services:
         self.xenstored.store.introduce(0, 0, 0)
         self.tools.write("/local/domain/0/domid", "0")
         self.tools.write("/local/domain/0/name", "Domain-0")
-        self.consoled = Xenconsoled(self.xc, self.xenstored.client(), self._console_of)
+        self.consoled = Xenconsoled(self.xc, self.xenstored.client(), self.console)
+        self.toolstack: Design = Xl(self.xc, self.tools, self)
         self.api.spawn(self.xenstored.run())
         self.api.spawn(self.consoled.run())
 
-    def _console_of(self, domid: int) -> Console:
+    def console(self, domid: int) -> Console:
+        """The host's side of a domain's console."""
         return next(domain.console for domain in self._host.domains if domain.domid == domid)
 
-    def start(self, config: DomainConfig, built: Built) -> None:
-        """Tell the XenStore of a new domain, introduce it, and let it run."""
-        write_domain(self.tools, config, built)
-        write_console(self.tools, built)
-        self.tools.introduce(built.domid, built.store_mfn, built.store_port)
-        self.xc.domctl("unpausedomain", built.domid)
-        self._look()
-
-    def end(self, domid: int) -> None:
-        """Take a domain out of the store and destroy it."""
-        self.xc.domctl("pausedomain", domid)
-        remove_domain(self.tools, domid)
-        self.tools.release(domid)
+    def released(self) -> None:
+        """A domain was taken out of the store: the console daemon reads what is left and lets go."""
         self.consoled.check_domains()
-        self.xc.domctl("destroydomain", domid)
-        self.xenstored.pump()
-        self._look()
 
-    def _look(self) -> None:
-        """Something was done from outside the run loop: let the services look."""
+    def changed(self) -> None:
+        """Something was done from outside the run loop: guests hear of the store's changes, the daemons look."""
+        self.xenstored.pump()
         wake(self.api.v)
 
 
 class _Typing:
-    """A person typing on the newest guest's console while the host runs."""
+    """A person typing on a guest's console while the host runs."""
 
-    def __init__(self, host: Host, keyboard: Keyboard) -> None:
+    def __init__(self, host: Host, keyboard: Keyboard, guest: Callable[[], Domain | None] | None) -> None:
         self.keyboard = keyboard
+        self._guest = guest or (lambda: host.domains[-1] if host.domains else None)
         self._host = host
         self._typed = bytearray()
 
     def _hand_over(self) -> bool:
-        host = self._host
-        if not self._typed or not host.domains:
+        guest = self._guest() if self._typed else None
+        if guest is None:
             return False
-        taken = host._type(host.domains[-1], bytes(self._typed))
+        taken = self._host._type(guest, bytes(self._typed))
         del self._typed[:taken]
         return taken > 0
 
@@ -555,4 +607,4 @@ def _read(path: Path, what: str) -> bytes:
         raise ImageError(f"cannot read the {what} {path}: {error.strerror}") from None
 
 
-__all__ = ["Domain", "DomainResult", "Host", "Keyboard", "Result", "host_memory"]
+__all__ = ["Domain", "DomainResult", "Host", "Keyboard", "Outside", "Result", "host_memory"]

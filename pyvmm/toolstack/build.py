@@ -19,6 +19,7 @@ from pyvmm.errors import ConfigError, ImageError, MemoryShortage
 from pyvmm.hypervisor import pvlayout
 from pyvmm.hypervisor.pvimage import read_image
 from pyvmm.hypervisor.unpack import GZIP, decompress
+from pyvmm.toolstack.devices import Device
 from pyvmm.toolstack.libxc import HypercallError, Libxc
 
 PAGE = 4096
@@ -34,8 +35,9 @@ LEGACY_VCPUS = 32
 
 @dataclass(frozen=True)
 class DomainConfig:
-    """What is asked for. `memory` in bytes, a multiple of a page; `image_path` and `ramdisk_path` are named in
-    errors."""
+    """What is asked for. `memory` in bytes, a multiple of a page; `maxmem`: what it may ever grow to (None: the same);
+    the domain has `maxvcpus` (None: as many as `vcpus`), of which `vcpus` are to be used at first; `image_path` and
+    `ramdisk_path` are named in errors."""
 
     name: str
     image: bytes
@@ -45,12 +47,27 @@ class DomainConfig:
     cmdline: str = ""
     ramdisk: bytes = b""
     ramdisk_path: str = "ramdisk"
+    maxmem: int | None = None
+    maxvcpus: int | None = None
+    devices: tuple[Device, ...] = ()
+    paused: bool = False
+
+    @property
+    def largest(self) -> int:
+        """The memory that the domain's memory map shows, in bytes."""
+        return self.memory if self.maxmem is None else self.maxmem
+
+    @property
+    def all_vcpus(self) -> int:
+        """How many vCPUs the domain has, used at first or not."""
+        return self.vcpus if self.maxvcpus is None else self.maxvcpus
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the files turned into: the layout, and the ramdisk unpacked."""
+    """What the configuration and its files turned into: the layout, and the ramdisk unpacked."""
 
+    config: DomainConfig
     layout: pvlayout.Layout
     module: bytes
 
@@ -73,8 +90,14 @@ def check(config: DomainConfig) -> None:
     """`ConfigError` for sizes that no domain can have."""
     if not 1 <= config.vcpus <= MAX_VCPUS:
         raise ConfigError(f"{config.vcpus} vCPUs: a domain has 1 to {MAX_VCPUS}")
+    if not config.vcpus <= config.all_vcpus <= MAX_VCPUS:
+        raise ConfigError(f"at most {config.all_vcpus} vCPUs: a domain has those it begins with, and up to {MAX_VCPUS}")
     if config.memory < PAGE or config.memory % PAGE:
         raise ConfigError(f"{config.memory} bytes of memory: a domain has whole pages of {PAGE} bytes")
+    if config.largest < config.memory or config.largest % PAGE:
+        raise ConfigError(
+            f"at most {config.largest} bytes of memory: a domain has whole pages and those it begins with"
+        )
     if len(config.cmdline.encode()) >= xen.start_info.cmd_line.size:
         raise ConfigError(f"the command line is longer than {xen.start_info.cmd_line.size - 1} bytes")
 
@@ -94,17 +117,18 @@ def prepare(config: DomainConfig) -> Plan:
     check(config)
     image = read_image(config.image, config.image_path)
     module = unpack_ramdisk(config)
-    return Plan(pvlayout.domu_layout(image, config.memory // PAGE, len(module), config.image_path), module)
+    return Plan(config, pvlayout.domu_layout(image, config.memory // PAGE, len(module), config.image_path), module)
 
 
-def build_domain(xc: Libxc, config: DomainConfig, plan: Plan, identity: uuid.UUID) -> Built:
+def build_domain(xc: Libxc, plan: Plan, identity: uuid.UUID) -> Built:
     """Build the domain; on any error it is destroyed again. `ImageError`, `MemoryShortage`."""
+    config = plan.config
     try:
-        domid = xc.create_domain(identity.bytes, vcpus=config.vcpus)
+        domid = xc.create_domain(identity.bytes, vcpus=config.all_vcpus)
     except HypercallError as error:
         raise MemoryShortage(f"{config.name}: the host cannot take another domain ({error})") from None
     try:
-        return _build(xc, config, identity, domid, plan.layout, plan.module)
+        return _build(xc, plan, identity, domid)
     except HypercallError as error:
         xc.domctl("destroydomain", domid)
         if error.errno == 12:
@@ -112,16 +136,15 @@ def build_domain(xc: Libxc, config: DomainConfig, plan: Plan, identity: uuid.UUI
         raise ImageError(f"{config.image_path}: Xen refuses to build it ({error})") from None
 
 
-def _build(
-    xc: Libxc, config: DomainConfig, identity: uuid.UUID, domid: int, layout: pvlayout.Layout, module: bytes
-) -> Built:
+def _build(xc: Libxc, plan: Plan, identity: uuid.UUID, domid: int) -> Built:
+    config, layout = plan.config, plan.layout
     us = xc.api.domid
     image = layout.image
-    xc.domctl("max_vcpus", domid, "max_vcpus", max=config.vcpus)
+    xc.domctl("max_vcpus", domid, "max_vcpus", max=config.all_vcpus)
     xc.domctl("max_mem", domid, "max_mem", max_memkb=config.memory // 1024 + SLACK_KIB)
     store_port = xc.alloc_unbound(domid, us)
     console_port = xc.alloc_unbound(domid, us)
-    xc.set_memory_map(domid, config.memory)
+    xc.set_memory_map(domid, config.largest)
     xc.domctl("settscinfo", domid, "tsc_info", tsc_mode=0, gtsc_khz=0, incarnation=0, elapsed_nsec=0)
     xc.domctl("set_address_size", domid, "address_size", size=64)
     mfns = xc.populate(domid, layout.nr_pages)
@@ -135,7 +158,7 @@ def _build(
         store=(mfns[layout.store_pfn], store_port),
         console=(mfns[layout.console_pfn], console_port),
     )
-    made = pvlayout.contents(layout, p2m, info, module)
+    made = pvlayout.contents(layout, p2m, info, plan.module)
     _write(xc, domid, layout, mfns, made)
     if image.hypercall_page is not None:
         xc.domctl(
@@ -150,7 +173,7 @@ def _build(
         domid=domid,
         uuid=identity,
         memory=config.memory,
-        vcpus=config.vcpus,
+        vcpus=config.all_vcpus,
         store_mfn=mfns[layout.store_pfn],
         store_port=store_port,
         console_mfn=mfns[layout.console_pfn],
