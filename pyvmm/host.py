@@ -35,6 +35,7 @@ from pyvmm.backends.xenstored import Xenstored
 from pyvmm.errors import ConfigError, ImageError, MemoryShortage
 from pyvmm.hypervisor import event_channel, lifecycle, subsystems
 from pyvmm.hypervisor import trace as events
+from pyvmm.hypervisor.crash import Recent, Symbols
 from pyvmm.hypervisor.digest import Digest
 from pyvmm.hypervisor.dom0_build import Kernel, construct_dom0
 from pyvmm.hypervisor.domain import Domain as XenDomain
@@ -255,6 +256,7 @@ class Host:
         self._digest = Digest()
         if digest:
             self.hypervisor.trace.listen(self._digest)
+            self.hypervisor.recent = Recent(self.hypervisor.trace)
         self._seconds = 0.0
         self._services: Services | None = None
         self._ended: list[DomainResult] = []
@@ -310,6 +312,7 @@ class Host:
             self._note(str(ramdisk), module)
         xen_domain = self.hypervisor.domains[built.domid]
         xen_domain.name = config.name
+        xen_domain.symbols = Symbols.of_elf(data)
         domain = Domain(self, xen_domain)
         self.domains.append(domain)
         return domain

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pyvmm.host import Domain, Host, Result
 
 MIB = 1 << 20
-LAST_EVENTS = 20  # shown after a crash
 
 
 @click.command("run")
@@ -81,8 +80,6 @@ def command(
             # A sixteenth more covers the host's tables and the domain's page tables.
             host_memory = max(DEFAULT_HOST_MEMORY, -(-(wanted + wanted // 16 + 64 * MIB) // (4 * MIB)) * 4 * MIB)
         host = stack.enter_context(Host(host_memory, engine=engine, seed=seed))
-        recent = _Recent()
-        host.hypervisor.trace.listen(recent)
         if trace is not None:
             from pyvmm.report.text import write_trace
 
@@ -93,24 +90,12 @@ def command(
             domain = host.create(image, memory=wanted, vcpus=vcpus, cmdline=cmdline, ramdisk=ramdisk)
         domain.console.listen(write_bytes)
         result = _run(host, domain, max_instructions)
-        _explain(result, recent)
+        _explain(result)
         if figures is not None:
             json.dump(result.to_json(), figures, indent=2)
             figures.write("\n")
             figures.flush()
     raise click.exceptions.Exit(result.exit_status)
-
-
-class _Recent:
-    """The last events before a crash."""
-
-    def __init__(self) -> None:
-        from collections import deque
-
-        self.events: deque[object] = deque(maxlen=LAST_EVENTS)
-
-    def __call__(self, event: object) -> None:
-        self.events.append(event)
 
 
 def _output(stack: ExitStack, name: str | None, what: str, standard: TextIO) -> TextIO | None:
@@ -135,7 +120,7 @@ def _run(host: Host, domain: Domain, max_instructions: int | None) -> Result:
     return host.run(max_instructions)
 
 
-def _explain(result: Result, recent: _Recent) -> None:
+def _explain(result: Result) -> None:
     """Why a run ended that did not end well, on stderr."""
     if result.exit == "crash":
         for domain in result.domains:
@@ -143,9 +128,6 @@ def _explain(result: Result, recent: _Recent) -> None:
                 print(f"pyvmm: domain {domain.domid} ({domain.name}) crashed", file=sys.stderr)
                 if domain.crash_report:
                     print(domain.crash_report.rstrip(), file=sys.stderr)
-        print("last events:", file=sys.stderr)
-        for event in recent.events:
-            print(f"  {event}", file=sys.stderr)
     elif result.exit == "deadlock":
         print(
             "pyvmm: deadlock: no vCPU can ever run again: none is runnable, no timer is set, no input is left",
