@@ -97,9 +97,9 @@ def test_the_tree_of_a_new_domain() -> None:
         path, permissions, *rest = line.split()
         wanted[path] = (permissions, rest[0] if rest else "")
     assert sorted(found) == sorted(wanted)
-    for path, (permissions, value) in wanted.items():
-        assert found[path][0] == permissions, path
-        assert value in ("*", found[path][1]), path
+    for path, (access, text) in wanted.items():
+        assert found[path][0] == access, path
+        assert text in ("*", found[path][1]), path
 
 
 def test_nothing_is_left_of_it() -> None:
