@@ -1,13 +1,13 @@
-"""Disassembly, by capstone: for reports and for the emulators above."""
+"""Disassembly, by capstone: for reports and for the emulators above.
+
+capstone is imported at the first use: most runs disassemble nothing, and the import takes a tenth of a short run.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
-
-import capstone
-from capstone import x86_const
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,8 @@ class Insn:
 
 @cache
 def _detailed() -> Any:
+    import capstone
+
     engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     engine.detail = True
     return engine
@@ -59,10 +61,12 @@ def _detailed() -> Any:
 #: Instructions that store to memory although no explicit operand says so.
 _IMPLICIT_STORES = ("push", "call", "stos", "movs", "ins", "enter", "fxsave", "fnsave", "fnstenv", "fnstcw", "fnstsw",
                     "stmxcsr", "maskmov", "sgdt", "sidt", "sldt", "str", "smsw", "cmpxchg8b", "cmpxchg16b")  # fmt: skip
-_KINDS = {x86_const.X86_OP_REG: "reg", x86_const.X86_OP_IMM: "imm", x86_const.X86_OP_MEM: "mem"}
 
 
 def _insn(raw: Any) -> Insn:
+    import capstone
+    from capstone import x86_const
+
     def name(reg: int) -> str:
         return str(raw.reg_name(reg)) if reg else ""
 

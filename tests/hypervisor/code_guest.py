@@ -38,15 +38,23 @@ TABLE, RW, RO = 0x27, 0x67, 0x25
 
 class CodeGuest:
     """One domain, one vCPU, set up and ready to run `code`. `context` are fields of struct vcpu_guest_context to
-    change.
+    change. It is alone on its host, unless it is put beside another one's (`host`).
     """
 
     def __init__(
-        self, code: bytes = NOP, *, privileged: bool = False, user: bool = False, engine: str = "auto", **context: Any
+        self,
+        code: bytes = NOP,
+        *,
+        privileged: bool = False,
+        user: bool = False,
+        engine: str = "auto",
+        host: Hypervisor | None = None,
+        **context: Any,
     ) -> None:
-        self.hv = Hypervisor(Machine(16 << 20, engine))
+        self.hv = host or Hypervisor(Machine(16 << 20, engine))
         self.machine = self.hv.machine
-        self.domain = lifecycle.create_domain(self.hv, 0 if privileged else 1, privileged=privileged, max_vcpus=2)
+        domid = 0 if privileged else 1 + len(self.hv.domains)
+        self.domain = lifecycle.create_domain(self.hv, domid, privileged=privileged, max_vcpus=2)
         self.domain.max_pages = PAGES
         self.free = self.hv.frames.free_count
         self.v = lifecycle.add_vcpu(self.domain)

@@ -199,8 +199,8 @@ def dom0_initrd() -> tuple[Path, Path]:
     return image, file
 
 
-def boot(initrd: str, stop: str, memory: int, smp: int, xen: str, limit: float) -> tuple[list[str], bool]:
-    """Runs QEMU until a line matches `stop`: the lines of its serial port, and whether that came in `limit` seconds."""
+def qemu_command(initrd: str, memory: int, smp: int = 1, xen: str = "") -> list[str]:
+    """What starts QEMU with Xen and, as its dom0, the first word of `initrd`; the console is its standard output."""
     program = qemu()
     data = (
         [f"{QEMU10}/usr/share/qemu", "/usr/share/seabios", "/usr/share/qemu"] if program.startswith(str(QEMU10)) else []
@@ -208,7 +208,12 @@ def boot(initrd: str, stop: str, memory: int, smp: int, xen: str, limit: float) 
     command = [program, *(word for folder in data for word in ("-L", folder)), "-accel", "tcg", "-m", str(memory)]
     command += ["-smp", str(smp), "-no-reboot", "-nodefaults", "-vga", "none", "-display", "none", "-serial", "stdio"]
     command += ["-monitor", "none", "-net", "none", "-kernel", str(xen_elf()), "-initrd", initrd]
-    command += ["-append", f"com1=115200,8n1 console=com1 loglvl=all guest_loglvl=all {xen}"]
+    return [*command, "-append", f"com1=115200,8n1 console=com1 loglvl=all guest_loglvl=all {xen}"]
+
+
+def boot(initrd: str, stop: str, memory: int, smp: int, xen: str, limit: float) -> tuple[list[str], bool]:
+    """Runs QEMU until a line matches `stop`: the lines of its serial port, and whether that came in `limit` seconds."""
+    command = qemu_command(initrd, memory, smp, xen)
     end = time.monotonic() + limit
     text = b""
     with subprocess.Popen(
