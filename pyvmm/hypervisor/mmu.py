@@ -18,6 +18,7 @@ from pyvmm.hypervisor import pte as P
 from pyvmm.hypervisor import trace
 from pyvmm.hypervisor.frames import (
     DOMID_IO,
+    PINNED,
     TYPE_NAMES,
     Array,
     PGT_l1_page_table,
@@ -470,9 +471,8 @@ class Mmu:
         self.generation += 1
         frames.claim(domain, 0)
         mfns = frames.pages_array(domain)
-        for mfn in mfns.tolist() if len(mfns) else ():
-            if frames.is_pinned(mfn):
-                self.unpin(mfn, domain.domid)
+        for mfn in mfns[(frames.flags[mfns] & PINNED) != 0].tolist():
+            self.unpin(mfn, domain.domid)
         # What is still valid is held by a cycle of linear tables: break it from the top.
         for level in (4, 3, 2):
             tables = mfns[(frames.types[mfns] == level) & (frames.type_counts[mfns] > 0)]
