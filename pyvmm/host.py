@@ -30,7 +30,7 @@ from typing import Any, Protocol
 
 from pyvmm import images
 from pyvmm.abi import sched, xen
-from pyvmm.backends.console import Console, Xenconsoled
+from pyvmm.backends.console import Activity, Console, Xenconsoled
 from pyvmm.backends.xenstored import Xenstored
 from pyvmm.errors import ConfigError, ImageError, MemoryShortage
 from pyvmm.hypervisor import event_channel, lifecycle, subsystems
@@ -260,6 +260,7 @@ class Host:
         self._seconds = 0.0
         self._services: Services | None = None
         self._ended: list[DomainResult] = []
+        self._dom0_activity = Activity()
         self.hypervisor.console_sinks.append(self._console_io)
 
     # -- making domains
@@ -436,6 +437,8 @@ class Host:
             nonlocal told
             if self._services is not None:
                 self._services.consoled.poll()
+            else:
+                self._poll_dom0()
             for one in watched:
                 told |= one.poll()
             return told or (not serve and self._all_ended())
@@ -489,6 +492,15 @@ class Host:
         if self._services is not None:
             return self._services.consoled.idle()
         return self._type_dom0()
+
+    def _poll_dom0(self) -> None:
+        """A dom0 guest that only polls its console, by CONSOLEIO_read, gets its next line."""
+        if not self.domains or self.hypervisor.console_input or not self.domains[0].console.has_input:
+            return
+        guest = self.domains[0]
+        if self._dom0_activity.is_polling(guest.xen, len(guest.console.output), "console_io"):
+            self._dom0_activity = Activity()
+            self._type_dom0()
 
     def _type_dom0(self) -> bool:
         """A dom0 guest reads its console by CONSOLEIO_read when VIRQ_CONSOLE tells it to."""

@@ -305,6 +305,34 @@ def test_input_is_handed_over_line_by_line_to_a_guest_that_polls(echo: Path) -> 
     assert [event.values[0] for event in seen] == [b"one\n", b"two\n", b"three\n", b"q"]
 
 
+# The same as dom0: console_io(read) one byte, and if there was one console_io(write) it; halts on 'q'. Polls without
+# yielding.
+ECHO_DOM0 = bytes.fromhex(
+    "4883ec10"  # sub rsp, 16
+    "b812000000bf01000000be010000004889e20f05"  # L: console_io(read, 1, rsp)
+    "85c0"  # test eax, eax
+    "74e8"  # je L
+    "b81200000031ffbe010000004889e20f05"  # console_io(write, 1, rsp)
+    "803c2471"  # cmp byte [rsp], 'q'
+    "75d1"  # jne L
+    "6a00"  # push 0
+    "b81d000000bf020000004889e60f05"  # sched_op(shutdown, poweroff)
+)
+
+
+def test_input_of_a_dom0_that_polls(image: Path) -> None:
+    image.write_bytes(kernel(ECHO_DOM0))
+    seen: list[Event] = []
+    with Host(128 * MIB) as host:
+        guest = host.create_dom0(image, memory=16 * MIB)
+        host.hypervisor.trace.listen(lambda event: seen.append(event) if event.kind is CONSOLE_INPUT else None)
+        guest.console.feed(b"ab\nq")
+        assert host.run(200_000_000).exit == "poweroff"
+        assert guest.console.text == "ab\nq"
+    assert [event.values[0] for event in seen] == [b"ab\n", b"q"]
+    assert seen[0].time > 1_000_000 and seen[1].time - seen[0].time > 1_000_000
+
+
 def test_such_runs_repeat(echo: Path) -> None:
     digests = set()
     for engine in ("auto", "auto", "step"):

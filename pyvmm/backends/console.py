@@ -48,13 +48,15 @@ class Console:
 
     def __init__(self) -> None:
         self.output = bytearray()
+        self.keep: int | None = None
+        """How many bytes of `output` are kept at least; None: all."""
         self.listeners: list[Callable[[bytes], None]] = []
         self._pending = bytearray()
         self._file: BinaryIO | None = None
 
     @property
     def text(self) -> str:
-        """Everything printed so far. Bytes that are not UTF-8 are replaced."""
+        """Everything printed so far, or the last of it (`keep`). Bytes that are not UTF-8 are replaced."""
         return self.output.decode("utf-8", "replace")
 
     def listen(self, listener: Callable[[bytes], None]) -> None:
@@ -64,6 +66,8 @@ class Console:
     def printed(self, data: bytes) -> None:
         """The domain has printed `data`. (The daemon calls this.)"""
         self.output += data
+        if self.keep is not None and len(self.output) > 2 * self.keep:
+            del self.output[: -self.keep]
         for listener in self.listeners:
             listener(data)
 
@@ -75,6 +79,11 @@ class Console:
         """Type what `file` holds, after what was fed before. It is read line by line, when the guest wants one: a
         pipe may block then."""
         self._file = file
+
+    def take_input_of(self, other: Console) -> None:
+        """Type what was to be typed on `other`, which is done with."""
+        self._pending, other._pending = other._pending, bytearray()
+        self._file, other._file = other._file, None
 
     def next_line(self, limit: int) -> bytes:
         """The next line to type, at most `limit` bytes of it; empty when there is none (any more)."""
@@ -103,10 +112,11 @@ class Activity:
     instructions: int = 0
     yields: int = 0
 
-    def is_polling(self, domain: Domain, progress: int) -> bool:
-        """Whether `domain` has only polled for a while. `progress` counts what its console has moved."""
+    def is_polling(self, domain: Domain, progress: int, *quiet: str) -> bool:
+        """Whether `domain` has only polled for a while. `progress` counts what its console has moved; `quiet` names
+        further hypercalls that are no sign of life."""
         counters = domain.counters
-        busy = sum(n for name, n in counters.hypercalls.items() if name not in QUIET_HYPERCALLS)
+        busy = sum(n for name, n in counters.hypercalls.items() if name not in QUIET_HYPERCALLS and name not in quiet)
         signs = (progress, busy, counters.exceptions, counters.events_received)
         yields = counters.hypercalls.get("sched_op", 0)
         if signs != self.signs:
