@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 import click
 
+from pyvmm.cli.output import explain_crash, explain_end, open_output, write_figures
 from pyvmm.cli.sizes import Count, Size
 from pyvmm.cli.terminal import raw_keyboard, write_bytes
-from pyvmm.errors import UsageError
 
 if TYPE_CHECKING:
     from pyvmm.host import Domain, Host, Result
@@ -73,8 +72,8 @@ def command(
 
     with ExitStack() as stack:
         # Files first: a run that cannot be written down is not begun.
-        trace = _output(stack, trace_file, "trace", sys.stderr)
-        figures = _output(stack, json_file, "json", sys.stdout)
+        trace = open_output(stack, trace_file, "trace", sys.stderr)
+        figures = open_output(stack, json_file, "json", sys.stdout)
         wanted = memory if memory is not None else DEFAULT_GUEST_MEMORY
         if host_memory is None:
             # A sixteenth more covers the host's tables and the domain's page tables.
@@ -90,23 +89,12 @@ def command(
             domain = host.create(image, memory=wanted, vcpus=vcpus, cmdline=cmdline, ramdisk=ramdisk)
         domain.console.listen(write_bytes)
         result = _run(host, domain, max_instructions)
-        _explain(result)
-        if figures is not None:
-            json.dump(result.to_json(), figures, indent=2)
-            figures.write("\n")
-            figures.flush()
+        for ended in result.domains:
+            if ended.exit == "crash":
+                explain_crash(ended.domid, ended.name, ended.crash_report)
+        explain_end(result.exit)
+        write_figures(result, figures)
     raise click.exceptions.Exit(result.exit_status)
-
-
-def _output(stack: ExitStack, name: str | None, what: str, standard: TextIO) -> TextIO | None:
-    if name is None:
-        return None
-    if name == "-":
-        return standard
-    try:
-        return stack.enter_context(open(name, "w", encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot write the {what} file {name}: {error.strerror}") from None
 
 
 def _run(host: Host, domain: Domain, max_instructions: int | None) -> Result:
@@ -118,20 +106,3 @@ def _run(host: Host, domain: Domain, max_instructions: int | None) -> Result:
             return host.run(max_instructions, keyboard=keyboard)
     domain.console.feed_from(sys.stdin.buffer)
     return host.run(max_instructions)
-
-
-def _explain(result: Result) -> None:
-    """Why a run ended that did not end well, on stderr."""
-    if result.exit == "crash":
-        for domain in result.domains:
-            if domain.exit == "crash":
-                print(f"pyvmm: domain {domain.domid} ({domain.name}) crashed", file=sys.stderr)
-                if domain.crash_report:
-                    print(domain.crash_report.rstrip(), file=sys.stderr)
-    elif result.exit == "deadlock":
-        print(
-            "pyvmm: deadlock: no vCPU can ever run again: none is runnable, no timer is set, no input is left",
-            file=sys.stderr,
-        )
-    elif result.exit == "budget":
-        print("pyvmm: the instruction budget is used up", file=sys.stderr)

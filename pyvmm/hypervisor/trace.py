@@ -80,6 +80,9 @@ PAGE_TABLE = _kind("page_table", "op mfn", "a page table was pinned, unpinned, v
 GRANT = _kind("grant", "op ref remote result", "a grant was mapped, unmapped or copied")
 XS_REQUEST = _kind("xs_request", "op tx path result", "a XenStore request was answered")
 XS_WATCH = _kind("xs_watch", "path token", "a XenStore watch event was sent")
+XS_SOCKET = _kind(
+    "xs_socket", "client what data", "a client of the XenStore's socket connected, sent data, or disconnected"
+)
 
 
 class Bus:

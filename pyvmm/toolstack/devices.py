@@ -41,6 +41,11 @@ class Vif:
     backend: str = "0"
     trusted: bool = True
 
+    @property
+    def label(self) -> str:
+        """What to call it to a person."""
+        return f"vif {self.devid}"
+
     def address(self, identity: uuid.UUID) -> str:
         """Its MAC address in the domain with this UUID: six groups of two lower-case hexadecimal digits."""
         if self.mac is not None:
@@ -64,6 +69,11 @@ class Vbd:
     backendtype: str | None = None
     backend: str = "0"
     trusted: bool = True
+
+    @property
+    def label(self) -> str:
+        """What to call it to a person."""
+        return f"disk {self.vdev}"
 
     @property
     def devid(self) -> int:

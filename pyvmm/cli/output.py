@@ -1,0 +1,51 @@
+"""What commands that run a host have in common: the files they write, and what they say at the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, TextIO
+
+from pyvmm.errors import UsageError
+
+if TYPE_CHECKING:
+    from pyvmm.host import Result
+
+
+def open_output(stack: ExitStack, name: str | None, what: str, standard: TextIO) -> TextIO | None:
+    """The file to write: `standard` for "-", None for None. `UsageError` when it cannot be written."""
+    if name is None:
+        return None
+    if name == "-":
+        return standard
+    try:
+        return stack.enter_context(open(name, "w", encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot write the {what} file {name}: {error.strerror}") from None
+
+
+def write_figures(result: Result, out: TextIO | None) -> None:
+    """The run's figures as JSON, if they were asked for."""
+    if out is not None:
+        json.dump(result.to_json(), out, indent=2)
+        out.write("\n")
+        out.flush()
+
+
+def explain_crash(domid: int, name: str, report: str | None) -> None:
+    """A crashed domain, on stderr."""
+    print(f"pyvmm: domain {domid} ({name}) crashed", file=sys.stderr)
+    if report:
+        print(report.rstrip(), file=sys.stderr)
+
+
+def explain_end(exit: str) -> None:
+    """Why a run ended that no guest ended, on stderr."""
+    if exit == "deadlock":
+        print(
+            "pyvmm: deadlock: no vCPU can ever run again: none is runnable, no timer is set, no input is left",
+            file=sys.stderr,
+        )
+    elif exit == "budget":
+        print("pyvmm: the instruction budget is used up", file=sys.stderr)
