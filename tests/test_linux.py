@@ -1,0 +1,58 @@
+"""Debian's Linux, unmodified, as a PV guest: a large kernel not written here. It reaches userland and powers off."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.oracle import xen
+from tests.running import pyvmm
+
+INIT = b"""#!/bin/busybox sh
+/bin/busybox mount -t proc proc /proc
+/bin/busybox echo "init is running on $(/bin/busybox uname -s -m) with $(/bin/busybox nproc) processors"
+/bin/busybox echo "the hypervisor is $(/bin/busybox cat /sys/hypervisor/type 2>/dev/null)"
+/bin/busybox poweroff -f
+"""
+
+
+@pytest.fixture(scope="module")
+def kernel_and_ramdisk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The kernel package's own image, and a ramdisk of busybox and a script."""
+    try:
+        kernel, _ = xen.linux()
+    except xen.Missing as missing:
+        pytest.skip(f"needs {missing}")
+    if not xen.BUSYBOX.exists():
+        pytest.skip("needs Debian's busybox-static")
+    files = {
+        "init": INIT,
+        "bin/busybox": xen.BUSYBOX.read_bytes(),
+        "proc/.keep": b"",
+        "sys/.keep": b"",
+        "dev/.keep": b"",
+    }
+    ramdisk = tmp_path_factory.mktemp("linux") / "ramdisk.gz"
+    ramdisk.write_bytes(gzip.compress(xen.archive(files), mtime=0))
+    return kernel, ramdisk
+
+
+@pytest.mark.slow
+@pytest.mark.debian("xen-utils-4.17")
+@pytest.mark.parametrize("vcpus", [1, 2])
+def test_linux_reaches_userland(kernel_and_ramdisk: tuple[Path, Path], vcpus: int, tmp_path: Path) -> None:
+    """bzImage, decompressed by us, boots through its whole PV start-up; two runs are one to the bit."""
+    kernel, ramdisk = kernel_and_ramdisk
+    runs = [
+        pyvmm(
+            "run", kernel, "--ramdisk", ramdisk, "--memory", "256M", "--vcpus", str(vcpus),
+            "--cmdline", "console=hvc0 nokaslr quiet", env={"PYTHONHASHSEED": seed}, figures=tmp_path / seed,
+        )
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    assert [run.status for run in runs] == [0, 0], runs[0].out + runs[0].err
+    assert re.search(rf"init is running on Linux x86_64 with {vcpus} processors", runs[0].out)
+    assert runs[0].repeatable() == runs[1].repeatable()
