@@ -202,6 +202,8 @@ class XenArea:
         """Empty `v`'s LDT window; the guest's frames that were in it."""
         if not v.domain.perdomain_l3_mfn:
             return []
+        if not any(self._ram.read(self._window_pte(v, GDT_PAGES), 8 * LDT_PAGES)):
+            return []  # as nearly always: few guests have an LDT
         found = [self.map_ldt_page(v, i, None) for i in range(LDT_PAGES)]
         return [mfn for mfn in found if mfn is not None]
 

@@ -101,6 +101,7 @@ class Engine:
         self._step_counted = False
         self._rep_run = 0
         self.one_block_at = 0
+        self._flush = False
         #: The firmware ran in a callback: the run is left and entered again, for Unicorn is not quite reentrant.
         self.restart = False
 
@@ -130,8 +131,20 @@ class Engine:
         """No block is being executed."""
         raise NotImplementedError
 
+    def flush_tlb(self) -> None:
+        """Forgets all translations of linear addresses before the guest goes on. (Not at once: a hypercall may change
+        many page-table entries.)"""
+        self._flush = True
+
     def address_space_changed(self) -> None:
         """CR3 changed or the TLB was flushed: what is known by linear address is void."""
+
+    def flush_now(self) -> None:
+        """Does what `flush_tlb` asked for."""
+        if self._flush:
+            self._flush = False
+            self.cpu.flush_tlb()
+            self.address_space_changed()
 
     # Registers, overridden where faster ways exist.
 
@@ -391,6 +404,7 @@ class Engine:
 
     def start(self) -> None:
         """Enters the CPU at RIP; returns when a hook has stopped it."""
+        self.flush_now()
         error = self.lib.uc_emu_start(self.handle, self.read(RIP), 0, 0, 0)
         if self.why == Why.NOTHING and not error and self.mode == Mode.BLOCKS:
             self.why = Why.SLICE

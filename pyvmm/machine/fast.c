@@ -21,6 +21,7 @@ enum { REG_RAX = 35, REG_RCX = 38, REG_RDI = 39, REG_RDX = 40, REG_RIP = 41, REG
        REG_R8 = 106, REG_R10 = 108, REG_R11 = 109, REG_RFLAGS = 253 };
 enum { HOOK_INTR = 1, HOOK_INSN = 2, HOOK_BLOCK = 8, HOOK_INSN_INVALID = 16384, HOOK_EDGE = 32768 };
 enum { INS_SYSCALL = 699 };
+enum { CTL_TLB_FLUSH = 11 | 1 << 30 }; /* uc_ctl: number, no arguments, writing */
 
 #if defined(__GNUC__)
 #define LIKELY(x) __builtin_expect(!!(x), 1)
@@ -47,6 +48,7 @@ typedef struct {
     int (*hook_add)(void *, size_t *, int, void *, void *, uint64_t, uint64_t, ...);
     int (*context_save)(void *, void *);
     int (*context_restore)(void *, void *);
+    int (*ctl)(void *, unsigned, ...);
 } pv_library;
 
 typedef struct { uint32_t n, kind, k, mask32; } pv_plan;
@@ -69,7 +71,7 @@ typedef struct pv_engine {
     int64_t iterations_left;
     int32_t rep_active, rep_rcx_known;
     int32_t mode, why, vector, error_code, software, step_count;
-    int32_t step_tf, step_counted, stop_requested, in_callback, restart, error, declined, failed, has_handler;
+    int32_t step_tf, step_counted, stop_requested, in_callback, restart, error, declined, failed, has_handler, flush;
     /* private */
     uint64_t epoch; /* in the upper half */
     near_entry *last; /* the block entered last, if not yet copied to block_pc and block_size */
@@ -111,6 +113,16 @@ static void pv_write_many(pv_engine *e, int *regs, uint64_t *values, int n)
 {
     for (int i = 0; i < n; i++)
         pv_write(e, regs[i], values[i]);
+}
+
+static void pv_new_epoch(pv_engine *e);
+
+/* The TLB is flushed once, when the guest is about to run, however many page-table entries were changed before. */
+static void flush(pv_engine *e)
+{
+    e->flush = 0;
+    e->lib.ctl(e->uc, CTL_TLB_FLUSH);
+    pv_new_epoch(e);
 }
 
 static void stop(pv_engine *e, int why)
@@ -398,6 +410,8 @@ static void on_syscall(void *uc, void *data)
     uint64_t rax = pv_py_syscall(pv_read(e, REG_RAX), pv_read(e, REG_RDI), pv_read(e, REG_RSI), pv_read(e, REG_RDX),
                                  pv_read(e, REG_R10), pv_read(e, REG_R8));
     e->in_callback = 0;
+    if (e->flush)
+        flush(e);
     if (e->failed) {
         stop(e, ERROR);
         return;
@@ -482,6 +496,8 @@ static int pv_go(pv_engine *e, int mode, uint64_t slice)
 {
     if (e->in_callback)
         return nested(e, mode);
+    if (e->flush)
+        flush(e);
     pv_settle(e);
     e->restart = 0;
     e->mode = mode;

@@ -19,7 +19,7 @@ from pyvmm.machine.registers import FLAG_TF, RFLAGS, RIP
 
 _FUNCTIONS: Final = (
     "uc_reg_read", "uc_reg_write", "uc_emu_start", "uc_emu_stop", "uc_hook_add", "uc_context_save",
-    "uc_context_restore",
+    "uc_context_restore", "uc_ctl",
 )  # fmt: skip
 _MASK64: Final = (1 << 64) - 1
 _active: Any = None
@@ -182,7 +182,11 @@ class FastEngine(Engine):
         lib.pv_end_rep(self._c)
         self._c.block_size = 0
 
+    def flush_tlb(self) -> None:
+        self._c.flush = 1
+
     def address_space_changed(self) -> None:
+        self._c.flush = 0  # a change of CR3 is a flush
         lib.pv_new_epoch(self._c)
 
     def read(self, reg: int) -> int:

@@ -348,14 +348,16 @@ class Machine:
     # Memory.
 
     def write_pte(self, pa: int, value: int) -> None:
-        """Writes a page-table entry; no stale translation of a linear address is used after this."""
-        self.ram.write_u64(pa, value)
-        self.flush_tlb()
+        """Writes a page-table entry; when the guest runs again, no stale translation of a linear address is used."""
+        ram = self.ram
+        old = ram.read_u64(pa)
+        ram.write_u64(pa, value)
+        if old & PF_P:  # what is not present is not in the TLB (Intel SDM volume 3, 4.10.2.3)
+            self._engine.flush_tlb()
 
     def flush_tlb(self) -> None:
-        """Forgets all cached translations of linear addresses."""
-        self._cpu.flush_tlb()
-        self._engine.address_space_changed()
+        """Forgets all cached translations of linear addresses, before the guest runs again."""
+        self._engine.flush_tlb()
 
     def translate(
         self, va: int, *, write: bool = False, user: bool = True, execute: bool = False, cr3: int | None = None

@@ -132,6 +132,7 @@ class PythonHooks(Engine):
             return
         finally:
             self.in_callback = False
+            self.flush_now()
         if rax is None:
             self._stop(Why.SYSCALL)
             return
