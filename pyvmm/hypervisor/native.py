@@ -68,6 +68,8 @@ class Native:
 
     def __init__(self, v: VCpu, scratch_va: int) -> None:
         self.v = v
+        assert isinstance(v.space, NativeSpace)
+        self._space = v.space
         self.domid = v.domain.domid
         self.shared_info_va = 0  # where its shared page is mapped
         self._scratch = scratch_va
@@ -103,6 +105,13 @@ class Native:
     def write(self, va: int, data: bytes) -> None:
         """Write to the domain's own memory."""
         self.v.space.write(va, data)
+
+    def mfn(self, va: int) -> int:
+        """The machine frame at `va` of its own memory: a look at its p2m. XenError(EFAULT): nothing is mapped there."""
+        entry = self._space.pages.get(va // PAGE)
+        if entry is None:
+            raise XenError(errno.EFAULT)
+        return entry[0]
 
     # -- tasks
 

@@ -20,6 +20,7 @@ from pyvmm.hypervisor.native import Native
 
 PAGE = 4096
 SUPERPAGE_ORDER = 9
+COPY_BATCH = 256  # grant copies in one call
 SUPERPAGE_BATCH = 512  # superpages asked for in one call, as libxc does
 WINDOW = 1 << 32  # where foreign frames are mapped: above all memory of a native domain
 PRESENT, WRITABLE = 1, 2
@@ -215,6 +216,35 @@ class Libxc:
             part = packed[i : i + 512]
             self.call("mmu_update", xen.HYPERVISOR_mmu_update, self.api.scratch(b"".join(part)), len(part), 0, domid)
 
+    # -- pages of our own
+
+    def allow_memory(self, domid: int, nbytes: int) -> None:
+        """Set how much memory `domid` may have; a control domain has no limit on a real host."""
+        self.domctl("max_mem", domid, "max_mem", max_memkb=nbytes >> 10)
+
+    def new_page(self) -> tuple[int, int]:
+        """One more zeroed page of our own: (address, mfn). `drop_page` gives it back."""
+        va = self.reserve_window()
+        try:
+            (mfn,) = self._populate(xen.DOMID_SELF, [va // PAGE], 0) or (0,)
+            if not mfn:
+                raise HypercallError("memory_op populate_physmap", 12)
+            entry = mfn << 12 | PRESENT | WRITABLE
+            self.call("update_va_mapping", xen.HYPERVISOR_update_va_mapping, va, entry, xen.UVMF_NONE)
+        except HypercallError:
+            self.release_window(va)
+            raise
+        return va, mfn
+
+    def drop_page(self, va: int, mfn: int) -> None:
+        """Undo `new_page`. A page that others map stays theirs until they let go."""
+        self.unmap(va)
+        request = memory_abi.xen_memory_reservation.pack(
+            extent_start=self.api.scratch(struct.pack("<Q", mfn)), nr_extents=1, domid=xen.DOMID_SELF
+        )
+        cmd = memory_abi.XENMEM_decrease_reservation
+        self.call("memory_op decrease_reservation", xen.HYPERVISOR_memory_op, cmd, self.api.scratch(request))
+
     # -- event channels
 
     def _evtchn(self, name: str, cmd: int, type_: Any, **fields: int) -> Any:
@@ -254,7 +284,8 @@ class Libxc:
 
     # -- grants
 
-    def _gnttab(self, name: str, cmd: int, type_: Any, **fields: int) -> Any:
+    def gnttab(self, name: str, cmd: int, type_: Any, **fields: int) -> Any:
+        """grant_table_op `cmd` on one structure; the structure as it came back. A GNTST_* failure is EINVAL."""
         va = self.api.scratch(type_.pack(**fields))
         self.call(f"grant_table_op {name}", xen.HYPERVISOR_grant_table_op, cmd, va, 1)
         answer = type_.unpack(self.api.read(va, type_.size))
@@ -265,7 +296,7 @@ class Libxc:
     def grant_frame(self, domid: int) -> int:
         """The first frame of `domid`'s grant table."""
         frames = self.api.scratch(8)
-        self._gnttab(
+        self.gnttab(
             "setup_table",
             gnttab_abi.GNTTABOP_setup_table,
             gnttab_abi.gnttab_setup_table,
@@ -280,7 +311,7 @@ class Libxc:
         """Map what `domid` granted under `ref`; returns (address, handle) for `unmap_grant`."""
         va = self.reserve_window()
         try:
-            answer = self._gnttab(
+            answer = self.gnttab(
                 "map_grant_ref",
                 gnttab_abi.GNTTABOP_map_grant_ref,
                 gnttab_abi.gnttab_map_grant_ref,
@@ -297,5 +328,19 @@ class Libxc:
     def unmap_grant(self, va: int, handle: int) -> None:
         """Undo `map_grant`."""
         cmd, type_ = gnttab_abi.GNTTABOP_unmap_grant_ref, gnttab_abi.gnttab_unmap_grant_ref
-        self._gnttab("unmap_grant_ref", cmd, type_, host_addr=va, dev_bus_addr=0, handle=handle)
+        self.gnttab("unmap_grant_ref", cmd, type_, host_addr=va, dev_bus_addr=0, handle=handle)
         self.release_window(va)
+
+    def grant_copy(self, operations: Sequence[bytes]) -> list[int]:
+        """Copy between grants and frames of our own: packed gnttab_copy structures. The GNTST_* status of each."""
+        size = gnttab_abi.gnttab_copy.size
+        at = gnttab_abi.gnttab_copy.status.offset
+        done: list[int] = []
+        for first in range(0, len(operations), COPY_BATCH):
+            part = operations[first : first + COPY_BATCH]
+            va = self.api.scratch(b"".join(part))
+            cmd = gnttab_abi.GNTTABOP_copy
+            self.call("grant_table_op copy", xen.HYPERVISOR_grant_table_op, cmd, va, len(part))
+            answer = self.api.read(va, size * len(part))
+            done += [status for (status,) in struct.iter_unpack(f"<{at}xh{size - at - 2}x", answer)]
+        return done
