@@ -20,6 +20,7 @@ every guest has shut down. Same images, configuration and seed: the same result,
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -57,6 +58,7 @@ DEFAULT_HOST_MEMORY = 512 * MIB
 DEFAULT_GUEST_MEMORY = 128 * MIB
 LARGEST_MEMORY = 16 << 30
 SMALLEST_MEMORY = 16 * MIB
+LARGEST_FILE = 1024 * MIB  # of a kernel or ramdisk; what has no end (/dev/zero) is refused too
 HOST_RESERVE = 32 * MIB
 DOM0_PAGES = 64  # of the native dom0
 KEY_PAUSE = 0.02  # seconds a person at the keyboard is waited for before virtual time goes on to the next timer
@@ -356,9 +358,9 @@ class Host:
             raise ConfigError(f"{memory} bytes of memory: a domain has whole pages of {PAGE} bytes")
         if not 1 <= vcpus <= 128:
             raise ConfigError(f"{vcpus} vCPUs: a domain has 1 to 128")
-        if len(cmdline.encode()) >= xen.start_info.cmd_line.size:
+        if len(os.fsencode(cmdline)) >= xen.start_info.cmd_line.size:
             raise ConfigError(f"the command line is longer than {xen.start_info.cmd_line.size - 1} bytes")
-        kernel = Kernel(data, shown, cmdline.encode(), module)
+        kernel = Kernel(data, shown, os.fsencode(cmdline), module)
         built = construct_dom0(
             self.hypervisor,
             kernel,
@@ -377,6 +379,10 @@ class Host:
         """The kernel's bytes, and what to call it: a shipped image by its name, else the file as it was given."""
         if isinstance(image, str) and "/" not in image and image in images.names():
             return _read(images.path(image), "image"), image
+        if isinstance(image, str) and "/" not in image and (not image or not Path(image).exists()):
+            raise ImageError(
+                f"no file {image}, and no shipped image of that name; there are: {', '.join(images.names())}"
+            )
         return _read(Path(image), "image"), str(image)
 
     def _note(self, shown: str, data: bytes) -> None:
@@ -617,9 +623,14 @@ class _Typing:
 
 def _read(path: Path, what: str) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot read the {what} {path}: {error.strerror}") from None
+        with path.open("rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise ImageError(f"cannot read the {what} {path}: {why}") from None
+    if len(data) > LARGEST_FILE:
+        raise ImageError(f"the {what} {path} is larger than {LARGEST_FILE // MIB} MiB")
+    return data
 
 
 __all__ = ["Domain", "DomainResult", "Host", "Keyboard", "Outside", "Result", "host_memory"]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import struct
+import subprocess
+import sys
+import termios
 from pathlib import Path
 
 import pytest
 
 from pyvmm import images
-from tests.running import Run, pyvmm
+from tests.running import ROOT, Run, pyvmm
 
 HELLO = images.path("hello")
 
@@ -65,7 +69,7 @@ def test_trace_is_one_line_an_event(tmp_path: Path) -> None:
 
 def test_compressed_image_is_the_same_guest(tmp_path: Path) -> None:
     """A gzip-compressed kernel runs as the plain one does."""
-    packed = tmp_path / "hello.gz"
+    packed = tmp_path / "hello"  # the file's name is the domain's
     packed.write_bytes(gzip.compress(HELLO.read_bytes()))
     assert pyvmm("run", packed).out == pyvmm("run", HELLO).out
 
@@ -126,3 +130,40 @@ def test_resources_that_are_not_there(tmp_path: Path) -> None:
 def test_vcpu_numbers(vcpus: str) -> None:
     """A number of vCPUs that Xen would refuse is refused."""
     assert pyvmm("run", "hello", "--vcpus", vcpus).status == 2
+
+
+@pytest.mark.parametrize("way", ["loop", "hang"])
+def test_ctrl_bracket_leaves(way: str) -> None:
+    """On a terminal, Ctrl-] ends the run, whether the guest is busy or waits for ever; the terminal is as before."""
+    master, slave = os.openpty()
+    before = termios.tcgetattr(slave)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pyvmm", "run", "crash", "--cmdline", f"way={way}"],
+        stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    text = b""
+    while f"crash: {way}".encode() not in text:
+        chunk = os.read(process.stdout.fileno(), 4096)
+        assert chunk, process.communicate()[1]
+        text += chunk
+    os.write(master, b"\x1d")
+    try:
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.communicate()
+    assert termios.tcgetattr(slave) == before
+    os.close(master)
+    os.close(slave)
+
+
+@pytest.mark.parametrize(("way", "status"), [("reboot", 3), ("panic", 4), ("wild-write", 4), ("loop", 5), ("hang", 6)])
+def test_exit_statuses(way: str, status: int) -> None:
+    """Each way to end has its status; a crash is reported with registers, code and a backtrace by name."""
+    run = pyvmm("run", "crash", "--cmdline", f"way={way}", "--max-instructions", "1e7")
+    assert run.status == status
+    assert "Traceback" not in run.err
+    if status == 4:
+        for part in ("rip", "rsp", "ackt", "main"):
+            assert part in run.err.lower()

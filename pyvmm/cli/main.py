@@ -64,4 +64,9 @@ def main() -> None:
         # The reader of our output is gone (`pyvmm run hello | head`): nothing left to say, and no flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        # What cannot be opened is told where it is opened; this is a full disk, or a device that failed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        print(f"pyvmm: writing failed: {error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)

@@ -16,8 +16,6 @@ from pyvmm.cli.terminal import raw_keyboard, write_bytes
 if TYPE_CHECKING:
     from pyvmm.host import Domain, Host, Result
 
-MIB = 1 << 20
-
 
 @click.command("run")
 @click.argument("image")
@@ -69,6 +67,7 @@ def command(
     4 it crashed, 5 the instruction budget is used up, 6 nothing can ever run again, 2 bad usage or image.
     """
     from pyvmm.host import DEFAULT_GUEST_MEMORY, DEFAULT_HOST_MEMORY, Host
+    from pyvmm.host import host_memory as host_memory_for
 
     with ExitStack() as stack:
         # Files first: a run that cannot be written down is not begun.
@@ -76,8 +75,7 @@ def command(
         figures = open_output(stack, json_file, "json", sys.stdout)
         wanted = memory if memory is not None else DEFAULT_GUEST_MEMORY
         if host_memory is None:
-            # A sixteenth more covers the host's tables and the domain's page tables.
-            host_memory = max(DEFAULT_HOST_MEMORY, -(-(wanted + wanted // 16 + 64 * MIB) // (4 * MIB)) * 4 * MIB)
+            host_memory = max(DEFAULT_HOST_MEMORY, host_memory_for(wanted))
         host = stack.enter_context(Host(host_memory, engine=engine, seed=seed))
         if trace is not None:
             from pyvmm.report.text import write_trace

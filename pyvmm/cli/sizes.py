@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 import click
 
+LIMIT = 1 << 60  # bytes
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -21,7 +23,10 @@ class Size(click.ParamType[int]):
         m = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", str(value).strip().lower())
         if not m:
             self.fail(f"{value!r} is not a size; write bytes, or a number with K, M or G, for example 64M", param, ctx)
-        return int(float(m[1]) * UNITS[m[2]])
+        size = int(Fraction(m[1]) * UNITS[m[2]])
+        if size >= LIMIT:
+            self.fail(f"{str(value)[:40]!r} is more memory than any machine has", param, ctx)
+        return size
 
 
 class Count(click.ParamType[int]):

@@ -50,6 +50,8 @@ def raw_keyboard(fd: int) -> Iterator[Keyboard]:
 
 
 def write_bytes(data: bytes) -> None:
-    """Guest output to stdout, at once and unchanged."""
+    """Guest output to stdout, at once and unchanged; nowhere if there is no stdout (`>&-`)."""
+    if sys.stdout is None:
+        return
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()

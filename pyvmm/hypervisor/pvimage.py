@@ -150,7 +150,7 @@ def read_image(data: bytes, path: str = "image") -> PvImage:
         OverflowError,
     ) as error:
         # pyelftools reports damage by any of these, depending on which table is damaged.
-        raise ImageError(f"{path}: damaged ELF file: {error}") from None
+        raise ImageError(f"{path}: truncated or damaged ELF file: {error}") from None
 
 
 def _read_elf(data: bytes, path: str) -> PvImage:

@@ -8,6 +8,7 @@ not reorder.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -37,13 +38,14 @@ class Event(NamedTuple):
         return f"{self.time:>14} d{self.domid}v{self.vcpu} {self.kind.name} {pairs}".rstrip()
 
 
+PLAIN = re.compile(r"[\w./:@+-]+")  # strings that need no quotes to stay one word
 HEX_FIELDS = frozenset({"rip", "address", "error", "a1", "a2", "a3", "a4", "a5", "mfn", "cr3"})
 
 
 def _text(name: str, value: Value) -> str:
     if isinstance(value, int):
         return hex(value) if name in HEX_FIELDS else str(value)
-    return repr(value)
+    return value if isinstance(value, str) and PLAIN.fullmatch(value) else repr(value)
 
 
 CATALOGUE: list[Kind] = []

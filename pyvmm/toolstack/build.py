@@ -7,6 +7,7 @@ rings, first vCPU's registers. The domain stays paused; what the XenStore must k
 
 from __future__ import annotations
 
+import os
 import struct
 import uuid
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ def check(config: DomainConfig) -> None:
         raise ConfigError(
             f"at most {config.largest} bytes of memory: a domain has whole pages and those it begins with"
         )
-    if len(config.cmdline.encode()) >= xen.start_info.cmd_line.size:
+    if len(os.fsencode(config.cmdline)) >= xen.start_info.cmd_line.size:
         raise ConfigError(f"the command line is longer than {xen.start_info.cmd_line.size - 1} bytes")
 
 
@@ -154,7 +155,7 @@ def _build(xc: Libxc, plan: Plan, identity: uuid.UUID, domid: int) -> Built:
         layout,
         magic=MAGIC,
         shared_info=shared_info * PAGE,
-        cmdline=config.cmdline.encode(),
+        cmdline=os.fsencode(config.cmdline),
         store=(mfns[layout.store_pfn], store_port),
         console=(mfns[layout.console_pfn], console_port),
     )

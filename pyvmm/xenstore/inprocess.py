@@ -7,6 +7,7 @@ for them. Replies come at once, so that every call is synchronous; watch events 
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
@@ -80,7 +81,7 @@ class Client:
 
     def write(self, path: str, value: bytes | str) -> None:
         """Set a node's value."""
-        self.call(Op.WRITE, _payload(path) + (value.encode() if isinstance(value, str) else value))
+        self.call(Op.WRITE, _payload(path) + (os.fsencode(value) if isinstance(value, str) else value))
 
     def ls(self, path: str) -> list[str]:
         """The names of a node's children, however many there are."""
