@@ -1,4 +1,4 @@
-"""Builds `pyvmm.machine._fast` (cffi, API mode, abi3) from `fast.c`. Run by setuptools' `cffi_modules`, or by hand in
+"""Builds `pyvmm.machine._fast` (cffi, API mode, abi3) from `fast.c` and `fast_step.c`. Run by setuptools' `cffi_modules`, or by hand in
 a checkout."""
 
 import shutil
@@ -29,7 +29,7 @@ pv_engine *pv_new(void *uc, void **functions, uintptr_t ram, uint64_t ram_size, 
 void pv_free(pv_engine *e);
 void pv_new_epoch(pv_engine *e);
 int pv_go(pv_engine *e, int mode, uint64_t slice);
-int pv_step_many(pv_engine *e, int n);
+int64_t pv_step_many(pv_engine *e, int64_t n);
 int pv_fetch(pv_engine *e, uint64_t va, int n, uint8_t *out);
 void pv_end_rep(pv_engine *e);
 uint64_t pv_read(pv_engine *e, int reg);
@@ -44,7 +44,7 @@ extern "Python" void pv_py_calibrate(void);
 """)
 ffi.set_source(
     "pyvmm.machine._fast",
-    (HERE / "fast.c").read_text(),
+    (HERE / "fast.c").read_text() + (HERE / "fast_step.c").read_text(),
     py_limited_api=True,
     extra_compile_args=["-O2", "-Wno-unused-function"],
 )

@@ -163,8 +163,11 @@ class Cpu:
 
     def ctl(self, number: int, *values: object, arguments: int = 0) -> None:
         """`uc_ctl`, writing."""
-        self.check(self.lib.uc_ctl(ctypes.c_void_p(self.handle), ctypes.c_uint32(number | arguments << 26 |
-        _CTL_WRITE), *values))
+        self.check(
+            self.lib.uc_ctl(
+                ctypes.c_void_p(self.handle), ctypes.c_uint32(number | arguments << 26 | _CTL_WRITE), *values
+            )
+        )
 
     def _map(self, pa: int, buffer: mmap.mmap, size: int) -> None:
         address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))

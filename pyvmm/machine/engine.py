@@ -57,6 +57,7 @@ class Mode:
     STEP = 1
     FIRMWARE = 2
     ONE_BLOCK = 3  # stop before the next block
+    STEPPING = 4  # instructions one after another, without leaving the CPU; fast_step.c only
 
 
 class Why:
@@ -72,6 +73,7 @@ class Why:
     SLICE = 7
     REP_LIMIT = 8
     ERROR = 9  # a callback raised; `error` has it
+    PAUSED = 10  # the stepping in C stopped between two instructions
 
 
 class Engine:
@@ -310,6 +312,7 @@ class Engine:
         if op == Op.UNTRAPPED:
             return self._untrapped(pc)
         repeated = op in (Op.REP, Op.REP_COMPARE)
+        self._rep_run = 0
         while True:
             rcx = self.read(RCX) if repeated else 0
             self._run_one(guest_tf)
@@ -323,7 +326,6 @@ class Engine:
                     if guest_tf:
                         return Fault(1, None)
                     if self._rep_run >= REP_LIMIT:
-                        self._rep_run = 0
                         return BudgetUsed()
                     continue
             return self._stepped(trapped, guest_tf, rip)

@@ -36,8 +36,8 @@ enum { CTL_TLB_FLUSH = 11 | 1 << 30 }; /* uc_ctl: number, no arguments, writing 
 #define CONTEXT_HEADER 40
 
 /* engine.py: Mode, Why; opcodes.py: Kind */
-enum { BLOCKS, STEP, FIRMWARE, ONE_BLOCK };
-enum { NOTHING, FIT, STEPS, EXCEPTION, INVALID, SYSCALL, STOP, SLICE, REP_LIMIT, ERROR };
+enum { BLOCKS, STEP, FIRMWARE, ONE_BLOCK, STEPPING };
+enum { NOTHING, FIT, STEPS, EXCEPTION, INVALID, SYSCALL, STOP, SLICE, REP_LIMIT, ERROR, PAUSED };
 enum { PLAIN, REP, STEPPED, SINGLE };
 
 typedef struct {
@@ -82,6 +82,10 @@ typedef struct pv_engine {
     uint64_t ram_size;
     uint8_t *scratch;
     size_t error_offset, old_offset;
+    /* fast_step.c */
+    uint64_t step_pc, step_rcx, step_mask;
+    int64_t step_left;
+    int32_t step_repeated;
     near_entry near[NEAR_SIZE];
     plan_entry plans[PLANS_SIZE];
 } pv_engine;
@@ -260,7 +264,7 @@ static void again(pv_engine *e, uint64_t pc, uint32_t size)
     e->rep_rcx_known = 1;
     e->block_pc = pc;
     e->block_size = size;
-    if (e->rep_run >= 1u << 24)
+    if (e->rep_run >= 1u << 24 && rcx)
         stop(e, REP_LIMIT);
     else if (e->iterations_left <= 0)
         stop(e, SLICE);
@@ -360,9 +364,15 @@ static void on_edge(void *uc, uc_tb *current, uc_tb *previous, void *data)
         e->code[pa2 / PAGE] = 1;
 }
 
+static void stepped(pv_engine *e);
+
 static void on_intr(void *uc, uint32_t vector, void *data)
 {
     pv_engine *e = data;
+    if (vector == 1 && e->mode == STEPPING && e->why == NOTHING) {
+        stepped(e);
+        return;
+    }
     e->lib.context_save(uc, e->scratch);
     if (!e->error_offset)
         pv_py_calibrate();
@@ -397,7 +407,8 @@ static void on_syscall(void *uc, void *data)
     (void)uc;
     if (e->why != NOTHING)
         return;
-    if (e->mode == STEP) {
+    int trap_flag_is_ours = e->step_tf;
+    if (e->mode == STEP || e->mode == STEPPING) {
         e->step_counted = 1;
         e->instructions++;
     }
@@ -405,6 +416,8 @@ static void on_syscall(void *uc, void *data)
         stop(e, SYSCALL);
         return;
     }
+    if (trap_flag_is_ours) /* the callback must not see it */
+        pv_write(e, REG_RFLAGS, pv_read(e, REG_RFLAGS) & ~(uint64_t)TF);
     e->declined = 0;
     e->in_callback = 1;
     uint64_t rax = pv_py_syscall(pv_read(e, REG_RAX), pv_read(e, REG_RDI), pv_read(e, REG_RSI), pv_read(e, REG_RDX),
@@ -423,7 +436,9 @@ static void on_syscall(void *uc, void *data)
     uint64_t flags = pv_read(e, REG_RFLAGS);
     pv_write(e, REG_RAX, rax);
     pv_write(e, REG_RCX, pv_read(e, REG_RIP) + 2);
-    pv_write(e, REG_R11, e->step_tf ? flags & ~(uint64_t)TF : flags);
+    pv_write(e, REG_R11, flags);
+    if (trap_flag_is_ours)
+        pv_write(e, REG_RFLAGS, flags | TF);
     if (e->stop_requested)
         stop(e, STOP);
     else if (e->restart) /* the firmware ran in the callback: what Unicorn keeps of this run is not to be relied upon */
@@ -510,60 +525,4 @@ static int pv_go(pv_engine *e, int mode, uint64_t slice)
     if (e->why == NOTHING && !e->error && mode == BLOCKS)
         e->why = SLICE;
     return e->why;
-}
-
-enum { ORDINARY, TIME, OTHER };
-
-/* Whether an instruction can be stepped here (ORDINARY), is `rdtsc`, or must be left to engine.py; see opcodes.py. */
-static int classify(const uint8_t *code, int n, int *opcode_at)
-{
-    int i = 0, repeat = 0;
-    for (; i < n; i++) {
-        uint8_t b = code[i];
-        if (b == 0xF2 || b == 0xF3)
-            repeat = 1;
-        else if (!((b & 0xE7) == 0x26 || (b & 0xFC) == 0x64 || b == 0xF0 || (b & 0xF0) == 0x40))
-            break;
-    }
-    *opcode_at = i;
-    if (i + 1 >= n)
-        return OTHER;
-    uint8_t b = code[i];
-    if (b == 0x0F)
-        return code[i + 1] == 0x31 ? TIME : code[i + 1] == 0xA2 || code[i + 1] == 0x05 ? OTHER : ORDINARY;
-    if ((b >= 0x6C && b <= 0x6F) || (b >= 0xE4 && b <= 0xE7) || (b >= 0xEC && b <= 0xEF) || b == 0x8E || b == 0x9C || b == 0xC4 || b == 0xC5 ||
-        b == 0x9D || (b >= 0xCC && b <= 0xCF) || b == 0xF1 ||
-        (repeat && (b == 0x90 || (b >= 0xA4 && b <= 0xA7) || (b >= 0xAA && b <= 0xAF))))
-        return OTHER;
-    return ORDINARY;
-}
-
-/* Steps up to `n` ordinary instructions; how many retired. When the last one did not, `why` says what happened. */
-static int pv_step_many(pv_engine *e, int n)
-{
-    int done;
-    e->why = NOTHING;
-    for (done = 0; done < n; done++) {
-        uint8_t code[15];
-        uint64_t rip = pv_read(e, REG_RIP), flags = pv_read(e, REG_RFLAGS);
-        int at, kind = flags & TF ? OTHER : classify(code, pv_fetch(e, rip, 15, code), &at);
-        if (kind == OTHER)
-            break;
-        if (kind == TIME) {
-            uint64_t now = e->instructions + e->tsc_offset;
-            pv_write(e, REG_RAX, (uint32_t)now);
-            pv_write(e, REG_RDX, now >> 32);
-            pv_write(e, REG_RIP, rip + (uint64_t)at + 2);
-            e->instructions++;
-            continue;
-        }
-        pv_write(e, REG_RFLAGS, flags | TF);
-        pv_go(e, STEP, 0);
-        pv_write(e, REG_RFLAGS, pv_read(e, REG_RFLAGS) & ~(uint64_t)TF);
-        if (e->why != EXCEPTION || e->vector != 1 || e->software)
-            return done;
-        e->why = NOTHING;
-        e->instructions++;
-    }
-    return done;
 }

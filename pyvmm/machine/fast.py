@@ -13,7 +13,7 @@ from pyvmm.machine import opcodes
 from pyvmm.machine._fast import ffi, lib
 from pyvmm.machine.cpu import Cpu
 from pyvmm.machine.engine import SLICE, Engine, Mode, SyscallHandler, Why
-from pyvmm.machine.exits import Exit
+from pyvmm.machine.exits import BudgetUsed, Exit
 from pyvmm.machine.opcodes import Kind
 from pyvmm.machine.registers import FLAG_TF, RFLAGS, RIP
 
@@ -22,6 +22,8 @@ _FUNCTIONS: Final = (
     "uc_context_restore", "uc_ctl",
 )  # fmt: skip
 _MASK64: Final = (1 << 64) - 1
+#: Single steps at a time: between them Ctrl-C is noticed.
+_STEPS: Final = 1_000_000
 _active: Any = None
 _handler: Any = None
 
@@ -148,21 +150,24 @@ class FastEngine(Engine):
         return ffi.buffer(buffer, got)[:]  # type: ignore[no-any-return]
 
     def _step_many(self, n: int) -> Exit | None:
-        global _active
+        global _active, _handler
         c = self._c
         while n > 0:
-            before, _active = _active, self
+            before = _active, _handler
+            _active, _handler = self, self._handler
             try:
-                done = lib.pv_step_many(c, n)
+                done = lib.pv_step_many(c, min(n, _STEPS))
             finally:
-                _active = before
+                _active, _handler = before
             n -= done
-            self.why = c.why
-            if self.why != Why.NOTHING:
+            why = self.why = c.why
+            if why == Why.REP_LIMIT:
+                return BudgetUsed()
+            if why != Why.NOTHING:
                 self.vector, self.error_code, self.software = c.vector, c.error_code, bool(c.software)
                 c.failed = 0
                 return self._stepped(False, 0, self.read(RIP))
-            if n > 0:  # an instruction that needs care
+            if n > 0 and done < _STEPS:  # an instruction that needs care
                 result = super()._step_many(1)
                 if result is not None:
                     return result
@@ -204,3 +209,15 @@ class FastEngine(Engine):
     def write_many(self, regs: Iterable[int], values: Iterable[int]) -> None:
         numbers = list(regs)
         lib.pv_write_many(self._c, numbers, [v & _MASK64 for v in values], len(numbers))
+
+
+class FastStepEngine(FastEngine):
+    """Executes one instruction at a time, in C (`fast_step.c`): the same rules as `StepEngine`."""
+
+    name = "step"
+
+    def run(self, budget: int) -> Exit:
+        self.limit = self.instructions + budget
+        self.stop_requested = False
+        self.forget_block()
+        return self._step_many(budget) or BudgetUsed()

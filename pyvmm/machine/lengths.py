@@ -67,9 +67,7 @@ def _two_bytes() -> tuple[int, ...]:
 
 
 #: Opcodes that are invalid in 64-bit mode; 0x62 is EVEX, which the CPU model lacks. (Of VEX the engine does some.)
-_INVALID: Final = frozenset(
-    b"\x06\x07\x0e\x16\x17\x1e\x1f\x27\x2f\x37\x3f\x60\x61\x62\x82\x9a\xce\xd4\xd5\xd6\xea"
-)
+_INVALID: Final = frozenset(b"\x06\x07\x0e\x16\x17\x1e\x1f\x27\x2f\x37\x3f\x60\x61\x62\x82\x9a\xce\xd4\xd5\xd6\xea")
 _ONE: Final = _one_byte()
 _TWO: Final = _two_bytes()
 

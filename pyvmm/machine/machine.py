@@ -32,7 +32,8 @@ from pyvmm.machine.pure import PureEngine, StepEngine
 from pyvmm.machine.ram import Ram
 from pyvmm.machine.registers import CR0, FLAG_FIXED, FLAG_IF, SELECTORS, Reg
 
-ENGINES: Final = ("auto", "fast", "pure", "step")
+#: "python-step" is "step" without the C extension, for tests.
+ENGINES: Final = ("auto", "fast", "pure", "step", "python-step")
 _CR3: Final = x86.UC_X86_REG_CR3
 _RING3_REACHED: Final = PF_P | PF_U | PF_I
 _CR0_TS: Final = 8
@@ -44,15 +45,15 @@ def _engine(name: str, cpu: Cpu) -> Engine:
     name = os.environ.get("PYVMM_ENGINE", "auto") if name == "auto" else name
     if name not in ENGINES:
         raise MachineError(f"no engine {name!r}; there are {', '.join(ENGINES)}")
-    if name in ("auto", "fast"):
+    if name in ("auto", "fast", "step"):
         try:
-            from pyvmm.machine.fast import FastEngine
+            from pyvmm.machine.fast import FastEngine, FastStepEngine
         except ImportError:
             if name == "fast":
                 raise MachineError("the fast engine's extension is not built") from None
-            name = "pure"
+            name = "pure" if name == "auto" else name
         else:
-            return FastEngine(cpu)
+            return FastStepEngine(cpu) if name == "step" else FastEngine(cpu)
     return PureEngine(cpu) if name == "pure" else StepEngine(cpu)
 
 
@@ -364,5 +365,3 @@ class Machine:
     ) -> int:
         """The physical address of a linear one in the current (or the given) address space. Raises `PageFault`."""
         return walk(self.ram.u64, self._current.cr3 if cr3 is None else cr3, va, write, user, execute)
-
-

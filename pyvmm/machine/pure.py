@@ -1,7 +1,7 @@
 """The engines in Python alone: hooks are ctypes callbacks.
 
 `PureEngine` counts by blocks, exactly as the C engine does (`fast.c` is the same algorithm).
-`StepEngine` steps every instruction.
+`StepEngine` steps every instruction; where there is the C extension, `fast.FastStepEngine` does it in its place.
 """
 
 from __future__ import annotations
@@ -121,6 +121,9 @@ class PythonHooks(Engine):
             self._stop(Why.SYSCALL)
             return
         read = self.read
+        ours = self._step_tf
+        if ours:  # the callback must not see our trap flag
+            self.write(RFLAGS, read(RFLAGS) & ~FLAG_TF)
         try:
             self.in_callback = True
             rax = handler(
@@ -139,7 +142,9 @@ class PythonHooks(Engine):
         flags = read(RFLAGS)
         self.write(RAX, rax)
         self.write(RCX, read(RIP) + 2)
-        self.write(R11, flags & ~FLAG_TF if self._step_tf else flags)
+        self.write(R11, flags)
+        if ours:
+            self.write(RFLAGS, flags | FLAG_TF)
         if self.stop_requested:
             self._stop(Why.STOP)
         elif self.restart:
@@ -239,7 +244,7 @@ class PureEngine(PythonHooks):
             self._iterations_left -= 1
         self._rep_rcx = rcx
         self._pc, self._size = pc, size
-        if self._rep_run >= REP_LIMIT:
+        if self._rep_run >= REP_LIMIT and rcx:
             self._stop(Why.REP_LIMIT)
         elif self._iterations_left <= 0:
             self._stop(Why.SLICE)

@@ -11,7 +11,7 @@ from tests.machine.machine_guest import CODE, DATA, SS, Guest
 try:
     import pyvmm.machine.fast  # noqa: F401
 
-    ENGINES = ["fast", "pure", "step"]
+    ENGINES = ["fast", "pure", "step", "python-step"]
 except ImportError:
     ENGINES = ["pure", "step"]
 
