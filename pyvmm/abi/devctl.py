@@ -30,6 +30,10 @@ noxs_dev_vif = 2
 noxs_dev_vbd = 3
 NOXS_DEV_NAMES = number_names(globals(), "noxs_dev_", keep=False)
 
+VIRQ_NOXS = 23
+"""Ours (Xen has VIRQ_ARCH_7 there, which x86 does not use): the device page has changed. Global; bound by guests that
+want to hear of devices that come and go."""
+
 # ctrl_hdr: watch states.
 noxs_watch_none = 0
 noxs_watch_requested = 1

@@ -53,6 +53,7 @@ class Domain:
         self.outstanding_pages = 0  # XENMEM_claim_pages: set aside for it, not yet allocated
         self.memory_map: list[bytes] = []  # e820 entries, as XENMEM_set_memory_map gave them
         self.shared_info_mfn = 0
+        self.device_page_mfn = 0  # devctl.py
         self.perdomain_l3_mfn = 0  # L3 of L4 slot 260: its vCPUs' GDT and LDT windows
         self.vm_assist = 0
         # What of the host's hardware it may use: I/O ports, frames of device memory, interrupts

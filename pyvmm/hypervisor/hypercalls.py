@@ -33,12 +33,13 @@ class Entry(NamedTuple):
 TABLE: dict[int, Entry] = {}
 
 
-def hypercall(number: int, *args: str) -> Callable[[H], H]:
-    """Register the decorated ``handler(v, *args)`` under `number`. The handler returns what goes to RAX."""
+def hypercall(number: int, *args: str, name: str | None = None) -> Callable[[H], H]:
+    """Register the decorated ``handler(v, *args)`` under `number`; it returns what goes to RAX. `name`: of one that is
+    not Xen's."""
 
     def register(handler: H) -> H:
         assert number not in TABLE and len(args) <= MAX_ARGS
-        TABLE[number] = Entry(number, xen.HYPERCALL_NAMES[number], args, handler)
+        TABLE[number] = Entry(number, name or xen.HYPERCALL_NAMES[number], args, handler)
         return handler
 
     return register

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyvmm.abi import errno, xen
-from pyvmm.hypervisor import context, event_channel, grant_table, physdev, runstate, sched, time, trace, vcpu_op
+from pyvmm.hypervisor import context, devctl, event_channel, grant_table, physdev, runstate, sched, time, trace, vcpu_op
 from pyvmm.hypervisor.domain import Domain
 from pyvmm.hypervisor.errors import XenError
 from pyvmm.hypervisor.native import Native, NativeSpace, NativeTask
@@ -65,8 +65,10 @@ def create_domain(
     domain.shared_info_mfn = mfn
     domain.evtchn = event_channel.EventChannels(domain, max_evtchn_port)
     try:
+        devctl.setup(domain)
         domain.grants = grant_table.GrantTable(domain, max_grant_frames, max_maptrack_frames, max_grant_version)
     except XenError:
+        devctl.destroy(domain)
         hv.frames.free_domain_page(mfn)
         raise
     time.update_wallclock(domain)
@@ -151,6 +153,7 @@ def destroy_domain(domain: Domain) -> None:
     for v in domain.vcpus:
         vcpu_op.release(v)
     grant_table.destroy(domain)
+    devctl.destroy(domain)
     for v in domain.vcpus:
         _release_cpu(v)
     hv.mmu.release_domain(domain)

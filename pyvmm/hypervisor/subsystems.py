@@ -5,6 +5,7 @@ from pyvmm.hypervisor import (  # noqa: F401
     console_io,
     debugreg,
     descriptors,
+    devctl,
     domctl,
     event_channel,
     grant_op,
