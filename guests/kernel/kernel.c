@@ -49,6 +49,20 @@ bool option(const char *name, char *value, u64 size)
     return false;
 }
 
+u64 option_number(const char *name, u64 otherwise)
+{
+    char text[24] = "";
+    u64 n = 0;
+    if (!option(name, text, sizeof text) || !text[0])
+        return otherwise;
+    for (const char *p = text; *p; p++) {
+        if (*p < '0' || *p > '9')
+            panic("%s=%s is no number", name, text);
+        n = n * 10 + (u64)(*p - '0');
+    }
+    return n;
+}
+
 void kernel_start(struct start_info *si)
 {
     start_info = si;

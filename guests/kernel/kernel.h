@@ -18,6 +18,8 @@ void __attribute__((noreturn)) shutdown(u32 reason);
 void __attribute__((noreturn)) panic(const char *format, ...);
 bool option(const char *name, char *value, u64 size); /* name or name=value on the command line */
 
+u64 option_number(const char *name, u64 otherwise); /* name=decimal number */
+
 /* string.c, printf.c */
 void *memset(void *to, int byte, u64 n);
 void *memcpy(void *to, const void *from, u64 n);
@@ -92,7 +94,10 @@ u64 pte_read(u64 va);
 int map_frame(u64 va, u64 mfn, u64 flags); /* builds missing tables */
 int unmap(u64 va);
 int drop_tables(u64 va);
-void *map_area(u64 mfn); /* at the next free page of MAP_AREA, read-write */
+void *map_area(u64 mfn); /* at a free page of MAP_AREA, read-write */
+void *map_area_flags(u64 mfn, u64 flags);
+void *area_reserve(void); /* a free page of MAP_AREA with nothing mapped there, for a grant */
+void area_release(void *page); /* nothing is mapped there any more */
 int protect(const void *page, u64 flags); /* change the flags of a page of ours */
 
 /* grants.c */
@@ -104,6 +109,8 @@ bool grant_end(u32 ref);
 /* time.c */
 void time_init(void);
 u64 now(void); /* nanoseconds since the domain's clock started */
+u64 wall_clock(u32 *nanoseconds); /* seconds since 1970 */
+void timer_at(u64 when); /* an event at that time; 0: none */
 u32 timer_ticks(void); /* timer events so far */
 void sleep_until(u64 when);
 
@@ -124,5 +131,8 @@ int xenstore_remove(u32 transaction, const char *path);
 int xenstore_watch(const char *path, const char *token);
 int xenstore_unwatch(const char *path, const char *token);
 void xenstore_wait_watch(char *path, char *token, u32 size);
+bool xenstore_usable(void);
+bool xenstore_pending(void); /* a watch event, or the beginning of one, is here */
+bool xenstore_next_watch(char *path, char *token, u32 path_size, u32 token_size); /* the next event if one is here; waits for no event to begin */
 u32 xenstore_begin(void);
 int xenstore_end(u32 transaction, bool commit);

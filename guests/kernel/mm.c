@@ -5,7 +5,7 @@ static const u64 *p2m;
 static u64 *top;         /* the L4, as mapped read-only */
 static void *free_list;  /* of pages; each begins with a pointer to the next */
 static u64 free_count;
-static u64 next_area;
+static bool area_used[MAP_AREA_PAGES];
 u64 first_mapping_end; /* the pfn at which Xen's own mapping ended, for abicheck */
 #define JUNK 0xa5
 #define LEAF (PTE_P | PTE_W | PTE_U | PTE_A | PTE_D)
@@ -102,12 +102,37 @@ int drop_tables(u64 va)
     return 0;
 }
 
+void *area_reserve(void)
+{
+    u32 i = 0;
+    while (i < MAP_AREA_PAGES && area_used[i])
+        i++;
+    if (i == MAP_AREA_PAGES)
+        panic("MAP_AREA is full");
+    area_used[i] = true;
+    u64 va = MAP_AREA + i * PAGE_SIZE;
+    for (int level = 4; level > 1; level--) /* whatever is mapped here by grant finds its tables */
+        if (!(*pte_slot(va, level) & PTE_P) && hang(va, level, page_alloc()))
+            panic("no table for MAP_AREA");
+    return (void *)va;
+}
+
+void area_release(void *page)
+{
+    area_used[((u64)page - MAP_AREA) / PAGE_SIZE] = false;
+}
+
+void *map_area_flags(u64 mfn, u64 flags)
+{
+    void *page = area_reserve();
+    if (map_frame((u64)page, mfn, flags))
+        panic("cannot map machine frame %lx", mfn);
+    return page;
+}
+
 void *map_area(u64 mfn)
 {
-    u64 va = MAP_AREA + next_area++ * PAGE_SIZE;
-    if (map_frame(va, mfn, LEAF))
-        panic("cannot map machine frame %lx", mfn);
-    return (void *)va;
+    return map_area_flags(mfn, LEAF);
 }
 
 /* Xen maps a little more than the image. Take what is free there, then map the rest of MEMORY_PAGES 2 MiB at a time. */

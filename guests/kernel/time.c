@@ -25,6 +25,27 @@ u64 now(void)
     }
 }
 
+/* Xen publishes the wall clock of system time 0. */
+u64 wall_clock(u32 *nanoseconds)
+{
+    const volatile struct shared_info *s = shared_info;
+    for (;;) {
+        u32 version = s->wc_version;
+        barrier();
+        u64 seconds = (u64)s->wc_sec_hi << 32 | s->wc_sec, rest = s->wc_nsec + now();
+        barrier();
+        if (version & 1 || version != s->wc_version)
+            continue;
+        *nanoseconds = (u32)(rest % 1000000000);
+        return seconds + rest / 1000000000;
+    }
+}
+
+void timer_at(u64 when)
+{
+    hypercall_set_timer_op(when);
+}
+
 static void tick(u32 port, void *arg)
 {
     (void)port, (void)arg;

@@ -3,7 +3,7 @@
 
 static volatile struct xenstore_ring *ring;
 static u32 port, last_id;
-static struct { char path[128], token[32]; } events[8];
+static struct { char path[128], token[32]; } events[32];
 static u32 event_first, event_count;
 
 static void noticed(u32 p, void *arg)
@@ -64,6 +64,10 @@ static int message(struct xsd_sockmsg *h, char *body, u32 size)
     char text[XENSTORE_MAX] = {0};
     receive(text, h->len, sizeof text - 1);
     event_send(port);
+    if (event_count == COUNT(events)) { /* nobody listens: the oldest goes */
+        event_first = (event_first + 1) % COUNT(events);
+        event_count--;
+    }
     u32 i = (event_first + event_count) % COUNT(events);
     snprintf(events[i].path, sizeof events[i].path, "%s", text);
     snprintf(events[i].token, sizeof events[i].token, "%s", text + strlen(text) + 1);
@@ -136,10 +140,32 @@ void xenstore_wait_watch(char *path, char *token, u32 size)
     char body[XENSTORE_MAX];
     while (!event_count)
         message(&h, body, sizeof body);
-    snprintf(path, size, "%s", events[event_first].path);
-    snprintf(token, size, "%s", events[event_first].token);
+    xenstore_next_watch(path, token, size, size);
+}
+
+bool xenstore_usable(void)
+{
+    return ring != NULL;
+}
+
+bool xenstore_pending(void)
+{
+    return ring && (event_count || can_read(NULL));
+}
+
+bool xenstore_next_watch(char *path, char *token, u32 path_size, u32 token_size)
+{
+    struct xsd_sockmsg h;
+    char body[XENSTORE_MAX];
+    if (!event_count && can_read(NULL))
+        message(&h, body, sizeof body);
+    if (!event_count)
+        return false;
+    snprintf(path, path_size, "%s", events[event_first].path);
+    snprintf(token, token_size, "%s", events[event_first].token);
     event_first = (event_first + 1) % COUNT(events);
     event_count--;
+    return true;
 }
 
 u32 xenstore_begin(void)

@@ -1,8 +1,8 @@
 """Builds the guest images from `guests/` with the pinned compiler: `pyvmm images build`.
 
 There is no make: a guest is every file of `guests/kernel` and of its own folder, compiled one by one and linked in the
-order of their names by `guests/kernel/kernel.ld`. The hypercall stubs and prototypes are generated from
-`hypercalls.list`. The compiler is the one in the `ziglang` wheel, whose output depends on nothing of the machine it
+order of their names by `guests/kernel/kernel.ld`; functions and data that nothing refers to are left out. The hypercall
+stubs and prototypes are generated from `hypercalls.list`. A guest may do without the kernel and bring its own linker script. The compiler is the one in the `ziglang` wheel, whose output depends on nothing of the machine it
 runs on, so that an image can be rebuilt and compared bit by bit.
 """
 
@@ -30,7 +30,7 @@ CFLAGS = (
     "-target", "x86_64-freestanding-none", "-std=c11", "-O2", "-g0", "-Wall", "-Wextra", "-Werror",
     "-ffreestanding", "-fno-builtin", "-fno-pic", "-mcmodel=small", "-mno-red-zone", "-mgeneral-regs-only",
     "-fno-stack-protector", "-fno-sanitize=undefined", "-fno-strict-aliasing", "-fno-omit-frame-pointer",
-    "-fno-asynchronous-unwind-tables", "-fno-ident", "-march=x86_64",
+    "-fno-asynchronous-unwind-tables", "-fno-ident", "-ffunction-sections", "-fdata-sections", "-march=x86_64",
 )  # fmt: skip
 """No red zone and no vector registers: Xen pushes its frames right below rsp, and the handlers save integers only."""
 
@@ -42,16 +42,20 @@ class BuildError(Exception):
 
 
 class Guest(NamedTuple):
-    """One guest to build: its folder in `guests/`."""
+    """One guest to build: its folder in `guests/`; whether it stands on the common kernel."""
 
     name: str
     description: str
+    kernel: bool = True
 
 
 ALL = (
     Guest("abicheck", "self-checking walk through the Xen PV ABI"),
     Guest("crash", "comes to a bad end of the kind named on its command line"),
+    Guest("daytime", "tells the time over UDP and answers pings"),
+    Guest("echo", "sends UDP datagrams back, or sends them and checks what comes back"),
     Guest("hello", "prints a greeting and facts about its domain"),
+    Guest("noop", "as little as can boot: says ready and blocks", kernel=False),
 )
 
 
@@ -93,9 +97,14 @@ def generate(calls: Sequence[tuple[int, str, str]]) -> tuple[str, str]:
     return "\n".join(stubs) + "\n", "\n".join(header) + "\n"
 
 
+def _on_kernel(name: str) -> bool:
+    return all(guest.kernel for guest in ALL if guest.name == name)
+
+
 def source_files(name: str, guests: Path = GUESTS) -> list[Path]:
     """Every file that goes into guest `name`, sorted by path."""
-    folders = (guests / "kernel", guests / name)
+    own = guests / name
+    folders = (guests / "kernel", own) if _on_kernel(name) else (own,)
     return sorted(p for folder in folders for p in folder.iterdir() if p.suffix in (".c", ".h", ".S", ".ld", ".list"))
 
 
@@ -127,9 +136,11 @@ def build(name: str, output: Path, guests: Path = GUESTS, cc: Sequence[str] | No
             folder = work / ("kernel" if file.parent.name == "kernel" else "guest")
             folder.mkdir(exist_ok=True)
             shutil.copy(file, folder / file.name)
-        stubs, header = generate(parse_hypercalls((work / "kernel/hypercalls.list").read_text()))
-        (work / "kernel/hypercalls.S").write_text(stubs)
-        (work / "kernel/hypercalls.h").write_text(header)
+        if _on_kernel(name):
+            stubs, header = generate(parse_hypercalls((work / "kernel/hypercalls.list").read_text()))
+            (work / "kernel/hypercalls.S").write_text(stubs)
+            (work / "kernel/hypercalls.h").write_text(header)
+        script = work / ("kernel/kernel.ld" if _on_kernel(name) else f"guest/{name}.ld")
         sources = sorted(p.relative_to(work) for p in work.rglob("*") if p.suffix in (".c", ".S"))
         objects = [str(s).replace("/", "_") + ".o" for s in sources]
         jobs = [
@@ -138,7 +149,7 @@ def build(name: str, output: Path, guests: Path = GUESTS, cc: Sequence[str] | No
         ]
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda job: _run(job, work), jobs))
-        link = [*command, "-target", "x86_64-freestanding-none", *LDFLAGS, "-T", str(work / "kernel/kernel.ld")]
+        link = [*command, "-target", "x86_64-freestanding-none", *LDFLAGS, "-T", str(script)]
         _run([*link, "-o", "image", *objects], work)
         shutil.copyfile(work / "image", output)
 

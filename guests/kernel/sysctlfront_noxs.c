@@ -1,0 +1,46 @@
+/* The sysctl device over noxs: a command byte in its control page, and the closing handshake to say that it was heard. */
+#include "sysctlfront.h"
+
+enum { FEATURE_POWEROFF = 1, FEATURE_REBOOT = 2 };
+
+static bool connect(struct sysctlfront *s)
+{
+    struct device *d = &s->device;
+    if (!d->present && !device_open(d, &bus_noxs, noxs_dev_sysctl, 0))
+        return false;
+    struct noxs_sysctl *page = (struct noxs_sysctl *)d->page;
+    if (device_wait(d, STATES(XenbusStateInitWait, XenbusStateConnected) | STATES_GONE) != XenbusStateInitWait)
+        return false;
+    page->command = 0; /* the back end never clears what it asked of a domain before */
+    page->fe_feat = FEATURE_POWEROFF | FEATURE_REBOOT;
+    device_set_state(d, XenbusStateConnected);
+    if (device_wait(d, STATES(XenbusStateConnected) | STATES_GONE) != XenbusStateConnected)
+        return false;
+    d->changed = true; /* look once */
+    return true;
+}
+
+/* The command is no state, but it is waited for by the same rule: arm, read, sleep. */
+static enum sysctl_request take(struct sysctlfront *s)
+{
+    static const struct { u8 bit; enum sysctl_request request; } order[] = {
+        {SYSCTL_poweroff, SYSCTL_POWEROFF}, {SYSCTL_reboot, SYSCTL_REBOOT}, {SYSCTL_suspend, SYSCTL_SUSPEND}, {SYSCTL_crash, SYSCTL_CRASH}};
+    struct device *d = &s->device;
+    if (!d->changed)
+        return SYSCTL_NONE;
+    d->changed = false;
+    d->bus->arm(d);
+    u8 command = ((struct noxs_sysctl *)d->page)->command;
+    for (u32 i = 0; i < COUNT(order); i++)
+        if (command & order[i].bit)
+            return order[i].request;
+    return SYSCTL_NONE;
+}
+
+static void disconnect(struct sysctlfront *s)
+{
+    device_shut(&s->device);
+    device_set_state(&s->device, XenbusStateInitialising);
+}
+
+const struct sysctlfront_way sysctlfront_noxs = {connect, take, disconnect};

@@ -1,0 +1,123 @@
+/* A front end's way over noxs: the device page lists the devices; each has a control page, granted by the back end and mapped
+ * here, with both ends' states, and an event channel that tells the other end to look.
+ *
+ * Source: public/devctl.h and public/io/noxs.h of LightVM's Xen, and what its guests do. Ours differs from the original guest in three
+ * points: all 32 slots are looked at, for removed devices leave holes; the watch is armed before the state is read again, so
+ * that no wake-up is lost; and a first event is sent once the channel is bound, since the back end keeps silent until then.
+ */
+#include "xenbus.h"
+
+static const struct noxs_page *page; /* ours, read-only; NULL: not asked for yet */
+static bool asked;
+static u32 taken; /* slots that a device is open on */
+
+static const struct noxs_page *device_page(void)
+{
+    struct xen_devctl op = {XEN_DEVCTL_VERSION, XEN_DEVCTL_get, DOMID_SELF, 0, {0}};
+    if (asked)
+        return page;
+    asked = true;
+    if (hypercall(HYPERVISOR_devctl, (u64)&op, 0, 0, 0, 0) || !op.address)
+        return NULL;
+    return page = map_area_flags(op.address >> PAGE_SHIFT, PTE_P | PTE_U | PTE_A); /* not writable: Xen would refuse */
+}
+
+bool noxs_offers(u32 kind)
+{
+    const struct noxs_page *p = device_page();
+    for (u32 i = 0; p && i < NOXS_DEVICES; i++)
+        if (p->devs[i].type == kind)
+            return true;
+    return false;
+}
+
+static void rang(u32 port, void *arg)
+{
+    struct device *d = arg;
+    (void)port;
+    if (d->page->fe_watch == noxs_watch_updated)
+        d->page->fe_watch = noxs_watch_none;
+    d->changed = true;
+}
+
+static bool open(struct device *d, u32 index)
+{
+    const struct noxs_page *p = device_page();
+    for (u32 i = 0; p && i < NOXS_DEVICES; i++) {
+        if (p->devs[i].type != d->kind || index--)
+            continue;
+        if (taken >> i & 1)
+            return false;
+        struct gnttab_map map = {0, GNTMAP_host_map, p->devs[i].grant, p->devs[i].be_id, 0, 0, 0};
+        struct evtchn_bind_interdomain bind = {p->devs[i].be_id, p->devs[i].evtchn, 0};
+        d->watch = i; /* the slot */
+        d->id = p->devs[i].id;
+        d->backend = map.dom;
+        map.host_addr = (u64)area_reserve();
+        if (hypercall_grant_table_op(GNTTABOP_map_grant_ref, &map, 1) || map.status) {
+            printf("noxs: slot %u: grant %u of domain %u cannot be mapped: %d\n", i, map.ref, map.dom, map.status);
+            area_release((void *)map.host_addr);
+            return false;
+        }
+        d->page = (struct noxs_header *)map.host_addr;
+        d->handle = map.handle;
+        if (hypercall_event_channel_op(EVTCHNOP_bind_interdomain, &bind)) {
+            struct gnttab_unmap unmap = {map.host_addr, 0, map.handle, 0};
+            printf("noxs: slot %u: port %u of domain %u cannot be bound\n", i, bind.remote_port, bind.remote_dom);
+            hypercall_grant_table_op(GNTTABOP_unmap_grant_ref, &unmap, 1);
+            area_release((void *)map.host_addr);
+            return false;
+        }
+        taken |= 1U << i;
+        d->port = bind.local_port;
+        d->state = d->page->fe_state;
+        event_bind(d->port, rang, d);
+        event_send(d->port);
+        return true;
+    }
+    return false;
+}
+
+static void close(struct device *d)
+{
+    struct gnttab_unmap unmap = {(u64)d->page, 0, d->handle, 0};
+    event_close(d->port);
+    hypercall_grant_table_op(GNTTABOP_unmap_grant_ref, &unmap, 1);
+    area_release(d->page);
+    taken &= ~(1U << d->watch);
+}
+
+static void set_state(struct device *d, u32 state)
+{
+    d->page->fe_state = state;
+    full_barrier();
+    if (d->page->be_watch == noxs_watch_requested)
+        d->page->be_watch = noxs_watch_updated;
+    event_send(d->port); /* always: the published back end does not arm its watch */
+}
+
+/* A device that has left the page has no back end any more. */
+static u32 peer_state(struct device *d)
+{
+    u32 state = d->page->be_state;
+    bool listed = page->devs[d->watch].type == d->kind && page->devs[d->watch].id == d->id;
+    return listed && state <= XenbusStateReconfigured ? state : XenbusStateUnknown;
+}
+
+static void arm(struct device *d)
+{
+    d->page->fe_watch = noxs_watch_requested;
+    full_barrier(); /* a change from here on finds the wish, one before it will be read */
+}
+
+static void notice(struct device *d)
+{
+    (void)d; /* the handler has done it */
+}
+
+static bool stirred(struct device *d)
+{
+    return d->changed;
+}
+
+const struct bus bus_noxs = {"noxs", open, close, set_state, peer_state, arm, notice, stirred};
