@@ -2,7 +2,7 @@
 
 
 class XenError(Exception):
-    """A guest's mistake or a refused request: the hypercall returns ``-errno``. Never leaves the hypercall dispatcher."""
+    """A guest's mistake or a refused request: the hypercall returns ``-errno``. Never leaves the dispatcher."""
 
     def __init__(self, errno: int) -> None:
         super().__init__(errno)

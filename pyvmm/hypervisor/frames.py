@@ -305,6 +305,16 @@ class FrameTable:
             return self._type[mfn]
         return PGT_none
 
+    def in_use_as(self, mfn: int, domid: int, type_: int) -> bool:
+        """`mfn` belongs to `domid` and is in use as `type_`, validated."""
+        return (
+            0 <= mfn < self.total
+            and self._owner[mfn] == domid
+            and self._type[mfn] == type_
+            and self._type_count[mfn] > 0
+            and self._flags[mfn] & VALIDATED > 0
+        )
+
     def type_count(self, mfn: int) -> int:
         """How many uses keep `mfn`'s type."""
         return self._type_count[mfn]

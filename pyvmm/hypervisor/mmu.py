@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 VMASST_M2P_STRICT = 1 << 32
 # Device memory that even who may map it maps read-only (mmio_ro_ranges): the I/O APIC.
 READ_ONLY_IO = frozenset({0xFEC00})
+_NEEDS_LOOK = ~P.HARMLESS
 _LINEAR_LIMIT = 0x7FFF  # linear_pt_count is an int16_t
 
 
@@ -72,7 +73,7 @@ class Mmu:
         -errno; or, positive, the flags to be flipped in the entry (I/O memory is mapped uncached)."""
         frames = self.frames
         mfn = P.frame_of(pte)
-        if pte & self.l1_disallowed(owner):
+        if pte & P.L1_DISALLOWED and pte & self.l1_disallowed(owner):
             return -errno.EINVAL
         real = frames.take_reference(mfn)
         if mfn >= frames.total or real == DOMID_IO:
@@ -115,13 +116,12 @@ class Mmu:
         """Give back what an L1 entry holds."""
         if not pte & P.PRESENT:
             return
-        mfn = P.frame_of(pte)
-        if mfn >= self.frames.total or self.frames.owner(mfn) == DOMID_IO:
+        frames, mfn = self.frames, (pte & P.FRAME_MASK) >> 12
+        if mfn >= frames.total or frames.owner(mfn) == DOMID_IO:
             return
         if pte & P.RW:
-            self.frames.put_page_and_type(mfn)
-        else:
-            self.frames.put_page(mfn)
+            frames.put_page_type(mfn)
+        frames.put_page(mfn)
 
     def _get_from_upper(self, pte: int, table: int, level: int, domid: int) -> int:
         """Take what a present entry of `table`, of level 2 to 4, needs."""
@@ -276,20 +276,26 @@ class Mmu:
     def mod_l1_entry(self, pa: int, new: int, domain: Domain, pg_owner: int, *, preserve_ad: bool = False) -> int:
         """Replace the L1 entry at `pa`, in a valid table of `domain`, by `new`, whose page belongs to domid
         `pg_owner`."""
-        old = self.ram.read_u64(pa)
+        ram = self.ram
+        old = ram.read_u64(pa)
+        unchanged = False
         if new & P.PRESENT:
-            if new & self.l1_disallowed(domain):
+            if new & P.L1_DISALLOWED and new & self.l1_disallowed(domain):
                 return -errno.EINVAL
             new = P.adjust_l1(new)
-            if not (old ^ new) & ~P.HARMLESS:
-                self._update(pa, old, new, preserve_ad)
-                return 0
-            result = self.get_page_from_l1e(new, domain, pg_owner)
-            if result < 0:
-                return result
-            new ^= result
-        self._update(pa, old, new, preserve_ad)
-        self.put_page_from_l1e(old)
+            unchanged = not (old ^ new) & _NEEDS_LOOK
+            if not unchanged:
+                result = self.get_page_from_l1e(new, domain, pg_owner)
+                if result < 0:
+                    return result
+                new ^= result
+        if preserve_ad:
+            new |= old & (P.ACCESSED | P.DIRTY)
+        ram.write_u64(pa, new)
+        if old & P.PRESENT:
+            self.machine.flush_tlb()
+            if not unchanged:
+                self.put_page_from_l1e(old)
         return 0
 
     def mod_upper_entry(self, pa: int, new: int, level: int, domain: Domain, *, preserve_ad: bool = False) -> int:
@@ -331,14 +337,15 @@ class Mmu:
 
     def change_l1_entry(self, v: VCpu, va: int, new: int, pg_owner: int) -> int:
         """`mod_l1_entry` of the entry that maps `va` for `v`; -EINVAL if there is none."""
-        pa = self.find_l1_entry(v, va)
-        if pa is None or not self.is_l1_table(pa >> 12, v.domain):
+        assert isinstance(v.space, PageTableSpace)
+        table = v.space.l1_table(va)
+        if table is None or not self.is_l1_table(table >> 9, v.domain):
             return -errno.EINVAL
-        return self.mod_l1_entry(pa, new, v.domain, pg_owner)
+        return self.mod_l1_entry((table + (va >> 12 & 511)) * 8, new, v.domain, pg_owner)
 
     def is_l1_table(self, mfn: int, domain: Domain) -> bool:
         """`mfn` is `domain`'s and in use as an L1 table."""
-        return self.frames.owner(mfn) == domain.domid and self.frames.type_of(mfn) == PGT_l1_page_table
+        return self.frames.in_use_as(mfn, domain.domid, PGT_l1_page_table)
 
     # -- base pointers and pinning -----------------------------------------------------------------------------------
 

@@ -44,6 +44,8 @@ def page_owner(source: Domain, domid: int) -> int:
     """The domid whose frames an operation is about (Xen's get_pg_owner): DOMID_IO and DOMID_XEN own frames too; but
     nobody may name himself by number. XenError(ESRCH) if there is no such owner."""
     domid &= 0xFFFF
+    if domid == xen.DOMID_SELF:
+        return source.domid
     if domid in (xen.DOMID_IO, xen.DOMID_XEN):
         return domid
     domain = find(source, domid)
@@ -69,8 +71,8 @@ def _report_done(v: VCpu, pdone: int, done: int) -> None:
             v.copy_out(pdone, (done & 0xFFFF_FFFF).to_bytes(4, "little"))
 
 
-def _done_before(v: VCpu, count: int, pdone: int) -> int:
-    if count & MMU_UPDATE_PREEMPTED and pdone:
+def _done_before(v: VCpu, pdone: int) -> int:
+    if pdone:
         try:
             return int.from_bytes(v.copy_in(pdone, 4), "little")
         except XenError:
@@ -90,8 +92,10 @@ def mmu_update(v: VCpu, requests: int, count: int, pdone: int, foreigndom: int) 
     count, foreigndom = count & 0xFFFF_FFFF, foreigndom & 0xFFFF_FFFF
     if count == MMU_UPDATE_PREEMPTED and not requests:
         return signed(foreigndom, 32)
-    done = _done_before(v, count, pdone)
-    count &= ~MMU_UPDATE_PREEMPTED
+    done = 0
+    if count & MMU_UPDATE_PREEMPTED:
+        done = _done_before(v, pdone)
+        count &= ~MMU_UPDATE_PREEMPTED
     if not access_ok(requests):
         return -errno.EFAULT
     tables: Domain | None = v.domain
@@ -105,16 +109,22 @@ def mmu_update(v: VCpu, requests: int, count: int, pdone: int, foreigndom: int) 
         if not tables.vcpus:
             return -errno.EINVAL
         pg_owner = page_owner(v.domain, foreigndom)
+        domid, in_use_as, mmu, read = v.domain.domid, v.hv.frames.in_use_as, v.hv.mmu, v.space.read
+        own = tables is v.domain and pg_owner == domid
         for served in range(count):
-            ptr, value = _REQUEST.unpack(v.copy_in(requests + served * 16, 16))
-            result = _update_one(v, tables, pg_owner, ptr, value)
+            ptr, value = _REQUEST.unpack(read(requests + served * 16, 16))
+            if own and not ptr & 7 and in_use_as(ptr >> 12, domid, PGT_l1_page_table):
+                result = mmu.mod_l1_entry(ptr, value, tables, domid)  # what nearly all are
+            else:
+                result = _update_one(v, tables, pg_owner, ptr, value)
             if result:
                 break
         else:
             served = count
     except XenError as error:
         result = -error.errno
-    _report_done(v, pdone, done + served)
+    if pdone:
+        _report_done(v, pdone, done + served)
     return result
 
 
@@ -168,8 +178,10 @@ def mmuext_op(v: VCpu, operations: int, count: int, pdone: int, foreigndom: int)
     count &= 0xFFFF_FFFF
     if count == MMU_UPDATE_PREEMPTED and not operations:
         return signed(foreigndom, 32)
-    done = _done_before(v, count, pdone)
-    count &= ~MMU_UPDATE_PREEMPTED
+    done = 0
+    if count & MMU_UPDATE_PREEMPTED:
+        done = _done_before(v, pdone)
+        count &= ~MMU_UPDATE_PREEMPTED
     if not access_ok(operations):
         return -errno.EFAULT
     pg_owner = page_owner(v.domain, foreigndom)

@@ -32,6 +32,7 @@ class PageTableSpace:
         self._mmu = v.hv.mmu
         self._ram = v.hv.machine.ram
         self._bytes = v.hv.machine.ram.bytes
+        self._code = v.hv.machine.ram.code
         self._words = v.hv.machine.ram.u64
         self._size = v.hv.machine.ram.size
         self._generation = -1
@@ -66,7 +67,10 @@ class PageTableSpace:
         n = len(data)
         offset = va & 0xFFF
         if 0 < n <= PAGE - offset:
-            self._ram.write(self.translate(va, True), data)
+            pa = self.translate(va, True)
+            self._bytes[pa : pa + n] = data
+            if self._code[pa >> 12]:
+                self._ram.written(pa, n)
             return
         done = 0
         for pa, size in self._pieces(va, n, True):

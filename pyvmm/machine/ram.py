@@ -48,7 +48,8 @@ class Ram:
         if pa < 0 or n < 0 or pa + n > self.size:
             raise MachineError(f"physical range {pa:#x}+{n:#x} is outside memory")
 
-    def _written(self, pa: int, n: int) -> None:
+    def written(self, pa: int, n: int) -> None:
+        """Somebody wrote `n` bytes at `pa` through `bytes`: translations of code there are dropped."""
         if not n:
             return
         first, last = pa >> 12, (pa + n - 1) >> 12
@@ -65,7 +66,7 @@ class Ram:
         n = len(data)
         self._check(pa, n)
         self.bytes[pa : pa + n] = data
-        self._written(pa, n)
+        self.written(pa, n)
 
     def fill(self, pa: int, n: int, byte: int) -> None:
         """Sets `n` bytes at `pa`. A large area of zeroes is given back to the host: it is committed again when it is
@@ -75,14 +76,14 @@ class Ram:
             self.map.madvise(mmap.MADV_DONTNEED, pa, n)
         else:
             self._array[pa : pa + n] = byte
-        self._written(pa, n)
+        self.written(pa, n)
 
     def copy(self, dst: int, src: int, n: int) -> None:
         """Copies `n` bytes; the ranges may overlap."""
         self._check(src, n)
         self._check(dst, n)
         self.bytes[dst : dst + n] = bytes(self.bytes[src : src + n])
-        self._written(dst, n)
+        self.written(dst, n)
 
     def read_u8(self, pa: int) -> int:
         """The byte at `pa`."""
