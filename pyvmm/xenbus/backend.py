@@ -114,16 +114,13 @@ class Backend:
         make: Callable[[Callable[[str], None]], DataPath],
         *,
         state: State,
-        name: str = "",
-        on_report: Callable[[str, str], None] | None = None,
+        on_report: Callable[[str], None] | None = None,
     ) -> None:
         self.channel = channel
-        self.name = name
         self.state = state
         self.removing = False
         self.broken = False  # there is no device to offer: it is not tried again
         self.reports: list[str] = []
-        self.visited: list[tuple[State, State]] = []
         self._on_report = on_report
         self._released = False
         self.path = make(self.fail)
@@ -216,7 +213,7 @@ class Backend:
         self.reports.append(cause)
         self.channel.report(cause)
         if self._on_report is not None:
-            self._on_report(self.name, cause)
+            self._on_report(cause)
 
 
 __all__ = ["BackChannel", "Backend", "Connection", "DataPath", "DeviceError", "Driver", "Features", "Site", "Value"]
