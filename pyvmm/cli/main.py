@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -33,6 +34,15 @@ class Commands(click.Group):
         command: click.Command = import_module(COMMANDS[cmd_name][0]).command
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Here and not in `main`, for click has its own idea of a broken pipe."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # The reader of our output is gone (`pyvmm run hello | head`): nothing left to say, and no flush at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list for --help, without importing any command."""
         with formatter.section("Commands"):
@@ -60,10 +70,6 @@ def main() -> None:
     except PyvmmError as error:
         print(f"pyvmm: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
-    except BrokenPipeError:
-        # The reader of our output is gone (`pyvmm run hello | head`): nothing left to say, and no flush at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
     except OSError as error:
         # What cannot be opened is told where it is opened; this is a full disk, or a device that failed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

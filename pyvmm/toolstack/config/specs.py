@@ -22,6 +22,7 @@ DISK_FLAGS = {  # flag: (key, value)
     "untrusted": ("trusted", ""),
     "direct-io-safe": ("direct-io-safe", "1"),
 }
+# Deprecated: what is before the path names a format, or the daemon that once served it.
 OLD_PREFIX = re.compile(r"(raw|qcow2?|vhd|qed|phy|file|aio|tap2?|tapdisk):")
 VIF_KEYS = ("mac", "bridge", "ip", "script", "vifname", "mtu", "rate", "backend", "devid")
 VIF_OTHERS = ("model", "type", "gatewaydev", "netdev", "accel", "queues")  # of emulated cards, or of Linux's scripts
@@ -56,7 +57,11 @@ def parse_disk(text: str) -> Vbd:
                 raise ValueError(
                     f"no more than {len(POSITIONS)} positional parameters, not {part.strip()!r} after them"
                 )
-            _set(found, POSITIONS[position], part.strip())
+            value = part.strip()
+            if POSITIONS[position] == "target" and (m := OLD_PREFIX.match(value)):
+                value = value[m.end() :]
+                found.setdefault("format", m[1] if m[1] in FORMATS else "raw")  # that form has no place for a format
+            _set(found, POSITIONS[position], value)
     return _disk(found)
 
 
@@ -68,11 +73,7 @@ def _set(found: dict[str, str], key: str, value: str) -> None:
 
 def _disk(found: dict[str, str]) -> Vbd:
     target, vdev = found.get("target", ""), found.get("vdev", "")
-    if m := OLD_PREFIX.match(target):  # deprecated: format:path
-        target = target[m.end() :]
-        if m[1] in FORMATS:
-            found.setdefault("format", m[1])
-    if vdev.endswith(":cdrom"):  # deprecated, too
+    if vdev.endswith(":cdrom"):  # deprecated
         vdev, found["devtype"] = vdev.removesuffix(":cdrom"), "cdrom"
     if not vdev:
         raise ValueError("a vdev, for example xvda")

@@ -1,0 +1,312 @@
+"""``pyvmm create``: guests of configuration files on one host, their consoles, and what follows from their ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyvmm.abi import sched
+from pyvmm.cli.consoles import Lines
+from pyvmm.cli.guests import action_for
+from pyvmm.host import Host
+from pyvmm.toolstack.config import Action, Actions, read
+from pyvmm.toolstack.devices import Vbd, Vif
+from tests.running import ROOT, Run, pyvmm
+from tests.test_host import ECHO, HANG, LOOP, WILD, kernel
+
+MIB = 1 << 20
+
+
+def shutdown(reason: int) -> bytes:
+    """A kernel that does nothing but shut down with this reason."""
+    return kernel(bytes.fromhex(f"6a{reason:02x} b81d000000 bf02000000 4889e6 0f05"))
+
+
+KERNELS = {
+    "poweroff": shutdown(sched.SHUTDOWN_poweroff),
+    "reboot": shutdown(sched.SHUTDOWN_reboot),
+    "suspend": shutdown(sched.SHUTDOWN_suspend),
+    "crash": kernel(WILD),
+    "echo": kernel(ECHO),
+    "hang": kernel(HANG),
+    "loop": kernel(LOOP),
+}
+
+
+class Files:
+    """Configuration files in a directory."""
+
+    def __init__(self, where: Path) -> None:
+        self.where = where
+        for name, data in KERNELS.items():
+            (where / name).write_bytes(data)
+
+    def guest(self, name: str, image: str = "hello", more: str = "") -> Path:
+        """A file for a guest; `image` is one of `KERNELS` or a shipped one."""
+        path = self.where / f"{name}.cfg"
+        image = str(self.where / image) if image in KERNELS else image
+        path.write_text(f'name = "{name}"\nkernel = "{image}"\nmemory = 16\n{more}\n')
+        return path
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def refused(run: Run, *words: str) -> None:
+    """A mistake of the user's: status 2, one line on stderr, nothing on stdout."""
+    assert run.status == 2 and run.out == ""
+    (line,) = run.err.strip().splitlines()
+    for word in words:
+        assert word in line, line
+
+
+# --- a run ---
+
+
+def test_one_guest_is_as_with_run(files: Files) -> None:
+    """Its console is stdout, unchanged; stdin is typed on it."""
+    run = pyvmm("create", files.guest("one", more='extra = "a b"'))
+    assert run.status == 0 and run.err == ""
+    assert run.out.splitlines()[0] == "Hello from a PV guest." and '"a b"' in run.out and '"one", domid 1' in run.out
+    echoed = pyvmm("create", files.guest("echo", "echo"), stdin=b"some\ntext\nq")
+    assert (echoed.status, echoed.out) == (0, "some\ntext\nq")
+
+
+def test_several_guests_with_their_names(files: Files, tmp_path: Path) -> None:
+    chaos = tmp_path / "two.json"
+    chaos.write_text(json.dumps({"name": "two", "kernel": "hello", "memory": 24, "vcpus": 2}))
+    run = pyvmm("create", files.guest("one"), chaos, files.guest("three"), figures=tmp_path / "f.json")
+    assert run.status == 0 and run.err == ""
+    lines = run.out.splitlines()
+    assert {line.split(":")[0] for line in lines} == {"one", "two", "three"}
+    for name, domid in (("one", 1), ("two", 2), ("three", 3)):
+        own = [line.removeprefix(f"{name}: ") for line in lines if line.startswith(f"{name}: ")]
+        assert own[0] == "Hello from a PV guest." and own[-1] == "Goodbye."
+        assert any(f'name "{name}", domid {domid}' in line for line in own)
+    assert [(d["domid"], d["name"]) for d in run.figures["domains"]] == [
+        (0, "dom0"), (1, "one"), (2, "two"), (3, "three"),
+    ]  # fmt: skip
+    assert run.figures["exit"] == "poweroff" and list(run.figures["images"]) == ["hello"]
+
+
+def test_stdin_goes_to_the_chosen_console(files: Files) -> None:
+    paths = (files.guest("a", "echo"), files.guest("b", "echo"))
+    run = pyvmm("create", *paths, "--console", "b", "--max-instructions", "400000", stdin=b"x\nyz")
+    assert run.status == 5 and "budget" in run.err  # nobody types on a
+    assert run.out == "b: x\nb: yz\n"
+    refused(pyvmm("create", *paths, "--console", "c"), "--console c", "a, b")
+
+
+def test_runs_repeat_to_the_bit(files: Files, tmp_path: Path) -> None:
+    paths = (files.guest("a"), files.guest("b", "echo"), files.guest("c", "reboot", "on_reboot = 'destroy'"))
+
+    def once(*options: str) -> tuple[object, str]:
+        run = pyvmm("create", *paths, "--console", "b", *options, stdin=b"hi\nq", figures=tmp_path / "f.json")
+        return run.repeatable(), run.out
+
+    first = once()
+    assert first == once() == once("--engine", "step")
+    assert first != once("--seed", "1")
+
+
+def test_a_trace_and_a_budget(files: Files, tmp_path: Path) -> None:
+    paths = (files.guest("a", "loop"), files.guest("b", "loop"))
+    run = pyvmm("create", *paths, "--max-instructions", "3e6", "--trace", tmp_path / "t", figures=tmp_path / "f.json")
+    assert run.status == 5 and run.figures["exit"] == "budget"
+    assert sum(d["instructions"] for d in run.figures["domains"]) == 3_000_000
+    assert all(run.domain(name)["instructions"] >= 1_000_000 for name in "ab")
+    assert " d2v0 " in (tmp_path / "t").read_text()
+    assert pyvmm("create", files.guest("h", "hang"), files.guest("p", "poweroff")).status == 6
+
+
+# --- ends ---
+
+
+@pytest.mark.parametrize(("image", "status"), [("poweroff", 0), ("reboot", 3), ("suspend", 0), ("crash", 4)])
+def test_the_worst_end_is_the_exit_status(files: Files, image: str, status: int) -> None:
+    run = pyvmm("create", files.guest("x", image, "on_reboot='destroy'"), files.guest("y"))
+    assert run.status == status
+    if image == "crash":
+        assert "domain 1 (x) crashed" in run.err and "x" in run.err
+    else:
+        assert run.err == ""
+
+
+def test_a_guest_that_reboots_is_started_again(files: Files, tmp_path: Path) -> None:
+    """With the same UUID, another domid and none of the first one's resources; for ever, so a budget ends it."""
+    path = files.guest("r", "reboot", "uuid = '7c2f9a4e-5b0d-4d52-9a41-5f0c6d1f7a10'")
+    run = pyvmm("create", path, "--max-instructions", "200", "--trace", tmp_path / "t", figures=tmp_path / "f.json")
+    assert run.status == 5
+    domains = [d for d in run.figures["domains"] if d["name"] == "r"]
+    assert len(domains) >= 200 // 6 and [d["domid"] for d in domains] == list(range(1, len(domains) + 1))
+    assert len({d["instructions"] for d in domains[:-1]}) == 1
+    events = (tmp_path / "t").read_text()
+    assert events.count(" domain_create ") >= len(domains)
+    assert "/vm/7c2f9a4e-5b0d-4d52-9a41-5f0c6d1f7a10/name" in events
+
+
+def test_typed_ahead_input_stays_with_the_guest_that_starts_again(files: Files) -> None:
+    """What the first incarnation has not read, the second one does."""
+    path = files.guest("e", "echo", "on_poweroff = 'restart'")  # ends at every q
+    run = pyvmm("create", path, "--max-instructions", "400000", stdin=b"a\nq\nb\nq\nc\n")
+    assert run.status == 5
+    assert run.out.replace("\n", "") == "aqbqc"
+
+
+@pytest.mark.parametrize(
+    ("image", "more", "left"),
+    [
+        ("poweroff", "", False),
+        ("poweroff", "on_poweroff = 'preserve'", True),
+        ("crash", "", False),
+        ("crash", "on_crash = 'preserve'", True),
+        ("suspend", "", True),
+    ],
+)
+def test_what_ended_is_destroyed_or_kept(files: Files, tmp_path: Path, image: str, more: str, left: bool) -> None:
+    """A kept domain is there until the other guest has ended, too."""
+    pyvmm("create", files.guest("x", image, more), files.guest("y"), "--trace", tmp_path / "t")
+    lines = (tmp_path / "t").read_text().splitlines()
+    last_shutdown = max(i for i, line in enumerate(lines) if " domain_shutdown " in line)
+    destroyed = [line for line in lines[:last_shutdown] if " d1v0 domain_destroy" in line]
+    assert bool(destroyed) is not left
+
+
+def test_every_shutdown_code_has_its_action() -> None:
+    actions = Actions(Action.DESTROY, Action.RESTART, Action.PRESERVE, Action.RESTART)
+    assert action_for(actions, sched.SHUTDOWN_poweroff) is Action.DESTROY
+    assert action_for(actions, sched.SHUTDOWN_reboot) is Action.RESTART
+    assert action_for(actions, sched.SHUTDOWN_soft_reset) is Action.RESTART
+    assert action_for(actions, sched.SHUTDOWN_crash) is Action.PRESERVE
+    assert action_for(actions, sched.SHUTDOWN_watchdog) is Action.RESTART
+    assert action_for(actions, sched.SHUTDOWN_suspend) is Action.PRESERVE
+    assert action_for(actions, 200) is Action.PRESERVE  # an unknown one is taken for a crash
+
+
+# --- mistakes ---
+
+
+def test_mistakes_are_one_line(files: Files, tmp_path: Path) -> None:
+    good = files.guest("good")
+    bad = files.guest("bad", more="memory = 'x'")
+    refused(pyvmm("create", good, bad), f"{bad}:4: memory: expected")
+    refused(pyvmm("create", tmp_path / "none.cfg"), "none.cfg", "No such file")
+    refused(pyvmm("create", good, good), "good", "already")
+    refused(pyvmm("create", files.guest("k", str(tmp_path / "no-kernel"))), "no-kernel")
+    refused(pyvmm("create", files.guest("i", str(good))), "ELF")
+    refused(pyvmm("create", files.guest("m", more="memory = 4000"), "--host-memory", "64M"), "m:")
+    refused(pyvmm("create", good, "--trace", tmp_path / "no" / "t"), "trace")
+    noxs = tmp_path / "n.json"
+    noxs.write_text('{"name": "n", "kernel": "hello", "xen": {"dev_method": "noxs"}}')
+    assert pyvmm("create").status == 2
+
+
+def test_warnings_do_not_stop_a_guest(files: Files) -> None:
+    run = pyvmm("create", files.guest("w", more="seclabel = 'a:b'\nfrob = 1"))
+    assert run.status == 0 and "Goodbye." in run.out
+    assert [line.split(": ")[1] for line in run.err.splitlines()] == ["warning", "warning"]
+    assert "w.cfg:4: seclabel" in run.err and "w.cfg:5: frob" in run.err
+
+
+def test_a_reader_that_leaves_is_no_traceback(files: Files) -> None:
+    command = [sys.executable, "-m", "pyvmm", "create", str(files.guest("a")), str(files.guest("b"))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+# --- the parts ---
+
+
+def test_lines_of_several_guests() -> None:
+    out: list[bytes] = []
+    lines = Lines("b", out.append)
+    a, b = lines.listener("a"), lines.listener("b")
+    a(b"half ")  # held: a is in the background
+    b(b"prompt> ")
+    a(b"a line\nmore")
+    b(b"typed\n\n")
+    b(b"end")
+    lines.ended("a")
+    lines.ended("b")
+    lines.ended("b")
+    assert b"".join(out) == b"b: prompt> \na: half a line\nb: typed\nb: \nb: end\na: more\n"
+    long: list[bytes] = []
+    background = Lines(None, long.append).listener("x")
+    for _ in range(100):
+        background(b"y" * 1000)
+    assert b"".join(long).startswith(b"x: yyy") and len(b"".join(long)) > 90_000  # without a newline, too
+
+
+def test_a_host_makes_what_a_file_says() -> None:
+    config = read(
+        'name="g"; kernel="hello"; memory=16; maxmem=24; vcpus=1; maxvcpus=3; uuid="' + "12345678" * 4 + '"', "f"
+    ).guest
+    with Host(128 * MIB) as host:
+        guest = host.create_from(config)
+        xs, home = host.xenstore, f"/local/domain/{guest.domid}"
+        assert xs.read(f"{home}/memory/target") == b"16384" and xs.read(f"{home}/memory/static-max") == b"24576"
+        states = [xs.read(f"{home}/cpu/{i}/availability") for i in range(3)]
+        assert states == [b"online", b"offline", b"offline"] and len(guest.xen.vcpus) == 3
+        assert xs.read(f"{home}/vm") == b"/vm/12345678-1234-5678-1234-567812345678"
+        first, second = host.toolstack.list()
+        assert (first.domid, first.name) == (0, "Domain-0")
+        assert (second.domid, second.name, str(second.uuid)[:8]) == (1, "g", "12345678")
+        assert second.memory == 16 * MIB and second.state == "------"
+        assert host.run().exit == "poweroff"
+        assert host.toolstack.list()[1].state == "---s--"
+        guest.destroy()
+        assert [listed.domid for listed in host.toolstack.list()] == [0]
+
+
+def test_a_paused_guest_waits() -> None:
+    with Host(128 * MIB) as host:
+        guest = host.create("hello", memory=16 * MIB, paused=True)
+        assert host.run().exit == "deadlock" and guest.console.text == ""
+        assert host.toolstack.list()[1].state == "--p---"
+
+
+def test_a_guest_is_asked_to_shut_down() -> None:
+    """What `xl shutdown` writes is in the store, and the domain's own to read."""
+    with Host(128 * MIB) as host:
+        guest = host.create("hello", memory=16 * MIB)
+        guest.shutdown("reboot")
+        assert host.xenstore.read("/local/domain/1/control/shutdown") == b"reboot"
+        with pytest.raises(Exception, match="poweroff, reboot, halt"):
+            guest.shutdown("explode")
+
+
+def test_devices_are_in_the_store_where_there_is_a_back_end() -> None:
+    """As libxl writes them; nothing of them is left afterwards."""
+    vif = Vif(devid=0, mac="00:16:3e:00:00:01", ip="10.0.0.9")
+    vbd = Vbd(target="/img", vdev="xvda", readonly=True)
+    with Host(128 * MIB) as host:
+        assert host.create("hello", memory=8 * MIB, devices=[vif]).domid == 1
+        assert not host.xenstore.exists("/local/domain/1/device/vif")
+        host.services.toolstack.device_kinds.update({"vif", "vbd"})  # type: ignore[attr-defined]
+        before = sorted(host.services.xenstored.store.nodes())
+        guest = host.create("hello", memory=8 * MIB, devices=[vif, vbd])
+        xs = host.xenstore
+        front, back = "/local/domain/2/device/vif/0", "/local/domain/0/backend/vif/2/0"
+        assert {key: xs.read(f"{front}/{key}").decode() for key in xs.ls(front)} == {
+            "backend": back, "backend-id": "0", "state": "1", "handle": "0", "mac": "00:16:3e:00:00:01",
+        }  # fmt: skip
+        assert {key: xs.read(f"{back}/{key}").decode() for key in xs.ls(back)} == {
+            "frontend": front, "frontend-id": "2", "online": "1", "state": "1", "mac": "00:16:3e:00:00:01",
+            "script": "/etc/xen/scripts/vif-bridge", "bridge": "xenbr0", "handle": "0", "type": "vif", "ip": "10.0.0.9",
+        }  # fmt: skip
+        assert xs.get_permissions(front) == ["n2", "r0"] and xs.get_permissions(back) == ["n0", "r2"]
+        disk = "/local/domain/0/backend/vbd/2/51712"
+        assert [xs.read(f"{disk}/{key}") for key in ("params", "mode", "dev")] == [b"/img", b"r", b"xvda"]
+        assert xs.read("/local/domain/2/device/vbd/51712/virtual-device") == b"51712"
+        assert xs.read("/libxl/2/device/vif/0/backend").decode() == back
+        guest.destroy()
+        assert sorted(host.services.xenstored.store.nodes()) == before
