@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm.abi import arch_x86_64 as arch
 from pyvmm.abi import errno
-from pyvmm.hypervisor import debugreg, descriptors
+from pyvmm.hypervisor import debugreg, descriptors, runstate
 from pyvmm.hypervisor.bounce import (
     ALWAYS_SET,
     CS64,
@@ -163,6 +163,7 @@ def set_context(v: VCpu, context: Any) -> None:
     )  # fmt: skip
     v.initialised = True
     v.down = not c.flags & arch.VGCF_online
+    runstate.list_ready(v)
     v.hv.leave = True
 
 
@@ -218,6 +219,7 @@ def start_of_day(v: VCpu, *, rip: int, rsp: int, rsi: int) -> None:
     v.hv.machine.ram.write_u8(v.info_pa + UPCALL_MASK, 1)
     v.initialised = True
     v.down = False
+    runstate.list_ready(v)
 
 
 def _registers(v: VCpu) -> Pending:

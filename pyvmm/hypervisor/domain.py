@@ -39,6 +39,7 @@ class Domain:
     ) -> None:
         self.hv = hv
         self.domid = domid
+        self.serial = 0  # no other domain of this host ever has the same
         self.name = name
         self.privileged = privileged
         self.xenstore = False  # XEN_DOMCTL_CDF_xs_domain: it may look at everybody's ports and grants

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm.abi import arch_x86_64, errno, xen
 from pyvmm.abi import domctl as abi
-from pyvmm.hypervisor import context, event_channel, lifecycle, time
+from pyvmm.hypervisor import context, event_channel, lifecycle, runstate, time
 from pyvmm.hypervisor.errors import XenError
 from pyvmm.hypervisor.frames import PGT_l1_page_table, PGT_l4_page_table, PGT_none, PGT_writable_page
 from pyvmm.hypervisor.hypercalls import hypercall
@@ -188,6 +188,8 @@ def _resumedomain(v: VCpu, domain: Domain, arg: Any) -> None:
     _not_self(v, domain)
     domain.shutdown_code = domain.latched_shutdown_code = None
     v.hv.leave = True
+    for other in domain.vcpus:
+        runstate.refresh(other)
 
 
 def _soft_reset(v: VCpu, domain: Domain, arg: Any) -> int:

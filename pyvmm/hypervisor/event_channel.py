@@ -337,6 +337,10 @@ def _bind_virq(v: VCpu, arg: int) -> int:
     number = domain.evtchn.allocate()
     domain.evtchn.open(Port(number, State.VIRQ, vcpu=op.vcpu, virq=virq))
     target.virq_to_port[virq] = number
+    if virq == VIRQ_TIMER:
+        from pyvmm.hypervisor import time
+
+        time.timer_bound(target)
     v.copy_out(arg, abi.evtchn_bind_virq.pack(**{**op._asdict(), "port": number}))
     return 0
 

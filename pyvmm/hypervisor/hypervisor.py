@@ -46,7 +46,10 @@ class Hypervisor:
         self.trace = trace.Bus(lambda: machine.now)
         self.domains: dict[int, Domain] = {}
         self.last_domid = 0  # where the search for a free number goes on (lifecycle.free_domid)
+        self._serial = 0
         self.timers = Timers()
+        # The vCPUs that can run, by order of creation, and some that no longer can (see `_runnable`).
+        self.ready: list[VCpu] = []
         self.policy: Policy = policy or RoundRobin()
         self.current: VCpu | None = None
         self.last: VCpu | None = None
@@ -88,8 +91,7 @@ class Hypervisor:
                 return Outcome.DONE
             if limit is not None and machine.instructions >= limit:
                 return Outcome.BUDGET
-            # Most vCPUs of a busy host are blocked, so that is looked at first.
-            runnable = [v for d in self.domains.values() for v in d.vcpus if not v.blocked and v.runnable]
+            runnable = self._runnable()
             if not runnable:
                 changed = [source() for source in self.idle_sources]
                 if any(changed):
@@ -101,6 +103,26 @@ class Hypervisor:
                 continue
             v = self.policy.pick(runnable, self.last)
             self._run_slice(v, limit)
+
+    def _runnable(self) -> list[VCpu]:
+        """The vCPUs that can run now; the others go off the list until `runstate.list_ready` brings them back. (Most
+        vCPUs of a busy host are blocked: they cost nothing here.)"""
+        ready = self.ready
+        runnable = [v for v in ready if v.runnable]
+        if len(runnable) < len(ready):
+            for v in ready:
+                v.listed = v.runnable
+            self.ready = runnable.copy()
+        return runnable
+
+    def others_ready(self, v: VCpu) -> bool:
+        """Another vCPU than `v` can run."""
+        return any(other is not v and other.runnable for other in self.ready)
+
+    def next_serial(self) -> int:
+        """A number for the next domain: how many there were before it."""
+        self._serial += 1
+        return self._serial
 
     def _run_slice(self, v: VCpu, limit: int | None) -> None:
         domain, machine = v.domain, self.machine
@@ -143,6 +165,8 @@ class Hypervisor:
         if v.runstate != Runstate.RUNNING:
             set_runstate(v, Runstate.RUNNING)
             runstate.update_area(v)
+            if v.periodic_period:
+                time.periodic_work(v)
         time.update_vcpu_time(v)
 
     def _run_guest(self, v: VCpu, limit: int | None) -> None:

@@ -58,6 +58,7 @@ def create_domain(
     """A domain without memory or vCPUs, paused once by its creator. XenError(ENOMEM): no frame left for its shared
     page."""
     domain = Domain(hv, domid, name=name or f"d{domid}", privileged=privileged, native=native)
+    domain.serial = hv.next_serial()
     domain.handle = handle
     domain.max_vcpus = max_vcpus
     mfn = hv.frames.alloc_xen()[0]
@@ -90,6 +91,7 @@ def add_vcpu(domain: Domain) -> VCpu:
         v.context = hv.machine.new_context()
     v.runstate_entered = hv.machine.now
     domain.vcpus.append(v)
+    runstate.list_ready(v)
     event_channel.setup_vcpu_info(v)
     return v
 
@@ -132,6 +134,7 @@ def reset_vcpu(v: VCpu) -> None:
     _release_cpu(v)
     v.context = v.hv.machine.new_context()
     v.blocked = False
+    runstate.list_ready(v)
     v.poll_ports = None
     v.hv.leave = True
 
@@ -199,6 +202,7 @@ def create_native(
     v.native.api.shared_info_va = memory_pages * PAGE
     v.initialised = True
     v.down = False
+    runstate.list_ready(v)
     v.runstate = Runstate.RUNNABLE
     hv.machine.ram.write_u8(v.info_pa + UPCALL_MASK, 0)
     unpause(domain)

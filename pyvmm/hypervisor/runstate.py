@@ -7,6 +7,8 @@ xen/arch/x86/domain.c (update_runstate_area), public/vcpu.h.
 from __future__ import annotations
 
 import struct
+from bisect import insort
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from pyvmm.abi import vcpu as abi
@@ -18,6 +20,7 @@ from pyvmm.hypervisor.vcpu import Runstate
 if TYPE_CHECKING:
     from pyvmm.hypervisor.vcpu import VCpu
 
+_BY_ORDER = attrgetter("order")
 _ENTRY_TIME = abi.vcpu_runstate_info.state_entry_time.offset
 _INFO = struct.Struct("<i4xQ4Q")  # struct vcpu_runstate_info, packed at every switch
 assert _INFO.size == abi.vcpu_runstate_info.size
@@ -43,9 +46,18 @@ def waiting_state(v: VCpu) -> Runstate:
     return Runstate.BLOCKED if v.blocked else Runstate.OFFLINE
 
 
+def list_ready(v: VCpu) -> None:
+    """Something that kept `v` off the CPU went: the run loop looks at it again. (It takes those that cannot run off
+    its list by itself.)"""
+    if not v.listed:
+        v.listed = True
+        insort(v.hv.ready, v, key=_BY_ORDER)
+
+
 def refresh(v: VCpu) -> None:
     """Something that keeps `v` off the CPU came or went: a pause, a shutdown, an event. While it has the CPU, nothing
     changes yet."""
+    list_ready(v)
     if v.runstate != Runstate.RUNNING:
         set_runstate(v, waiting_state(v))
 
@@ -54,6 +66,8 @@ def stop_running(v: VCpu) -> None:
     """`v` loses the CPU, if it has it: another one gets it, or `v` cannot go on."""
     if v.runstate == Runstate.RUNNING:
         set_runstate(v, waiting_state(v))
+        if v.periodic_period:
+            v.hv.timers.cancel(("periodic", v))  # it ticks only for a vCPU that has the CPU
         if not v.domain.dying:
             update_area(v)
 

@@ -28,7 +28,9 @@ SECOND = 1_000_000_000
 
 
 def _yield(v: VCpu, arg: int) -> int:
-    v.hv.leave = True
+    hv = v.hv
+    if len(hv.ready) > 1 and hv.others_ready(v):
+        hv.leave = True
     return 0
 
 

@@ -28,7 +28,7 @@ class RoundRobin:
 
     def pick(self, runnable: Sequence[VCpu], last: VCpu | None) -> VCpu:
         """See `Policy.pick`."""
-        if last is None:
+        if last is None or len(runnable) == 1:
             return runnable[0]
         key = _key(last)
         # By domid and not by position: a domid that was used again must not be passed over.

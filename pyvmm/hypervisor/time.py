@@ -18,6 +18,7 @@ from pyvmm.abi import xen
 from pyvmm.hypervisor import event_channel, trace
 from pyvmm.hypervisor.errors import XenError
 from pyvmm.hypervisor.hypercalls import hypercall
+from pyvmm.hypervisor.vcpu import Runstate
 
 if TYPE_CHECKING:
     from pyvmm.hypervisor.domain import Domain
@@ -90,12 +91,16 @@ def set_periodic(v: VCpu, period: int) -> None:
     at once."""
     v.hv.timers.cancel(("periodic", v))
     v.periodic_period = period
-    if period:
-        _periodic_work(v)
+    periodic_work(v)
 
 
-def _periodic_work(v: VCpu) -> None:
-    if not v.periodic_period:
+def periodic_work(v: VCpu) -> None:
+    """`v` gets the CPU, or a tick of its periodic timer is due: give it if it is time, and arm the next one.
+
+    Xen stops the timer of a vCPU that loses the CPU (`runstate.stop_running`): it never wakes one that is blocked, and
+    ticks missed meanwhile become one. While the guest has not bound VIRQ_TIMER nobody can see a tick, so there is
+    none."""
+    if not v.periodic_period or event_channel.VIRQ_TIMER not in v.virq_to_port:
         return
     now = v.hv.machine.now
     due = v.periodic_last + v.periodic_period
@@ -103,7 +108,16 @@ def _periodic_work(v: VCpu) -> None:
         _fire(v, due)
         v.periodic_last = now
         due = now + v.periodic_period
-    v.hv.set_timer(("periodic", v), due, partial(_periodic_work, v))
+    v.hv.set_timer(("periodic", v), due, partial(periodic_work, v))
+
+
+def timer_bound(v: VCpu) -> None:
+    """The guest has bound VIRQ_TIMER for `v`: from now on ticks are seen, the first at the next whole period."""
+    if v.periodic_period:
+        now = v.hv.machine.now
+        v.periodic_last = now - now % v.periodic_period
+        if v.runstate == Runstate.RUNNING:
+            periodic_work(v)
 
 
 def destroy(v: VCpu) -> None:

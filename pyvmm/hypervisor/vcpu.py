@@ -61,6 +61,8 @@ class VCpu:
         self.hv = hv
         self.domain = domain
         self.vcpu_id = vcpu_id
+        self.order = (domain.serial, vcpu_id)  # order of creation: domain by domain
+        self.listed = False  # it is in `hv.ready`
         self.space: Space  # set when the domain is built: page tables or a native p2m
         self.context: Context | None = None
         self.native: NativeTask | None = None
@@ -119,7 +121,8 @@ class VCpu:
         self.time_va = 0
         self.timer_deadline = 0  # 0: not set
         self.timer: tuple[Hashable, Callable[[], None]] | None = None  # key and action of the one-shot timer
-        self.periodic_period = 0
+        # PV guests have a ticker of 100 Hz until they choose (xen/arch/x86/pv/domain.c: pv_vcpu_initialise).
+        self.periodic_period = 0 if domain.native else 10_000_000
         self.periodic_last = 0
         self.time_stamp = -1  # the calibration its time record was written from
 

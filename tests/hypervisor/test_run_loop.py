@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from pyvmm.abi import event_channel as ec
-from pyvmm.abi import sched, xen
+from pyvmm.abi import sched, vcpu, xen
 from pyvmm.hypervisor import runstate
 from pyvmm.hypervisor.hypervisor import Outcome
 from pyvmm.hypervisor.lifecycle import create_native
@@ -223,3 +223,51 @@ def test_switches_are_counted_and_traced() -> None:
     assert len(switches) == guest.domain.counters.switches + other.counters.switches
     assert all(now != before for now, before in switches)
     assert PAGE == 4096
+
+
+def test_a_new_vcpu_ticks_at_100_hz_once_it_can_see_it() -> None:
+    guest = CodeGuest(SPIN)
+    tick = 10_000_000
+    guest.mask = 1
+    guest.run(2 * tick + 5)  # nobody sees these
+    assert guest.hv.timers.next() is None
+    port = bind_timer(guest)
+    guest.poke(DATA, ec.evtchn_unmask.pack(port=port))
+    guest.run(tick - 6)
+    assert not guest.domain.evtchn.is_pending(port)
+    guest.run(1)
+    assert guest.domain.evtchn.is_pending(port) and guest.machine.now == 3 * tick
+    assert guest.call(xen.HYPERVISOR_vcpu_op, vcpu.VCPUOP_stop_periodic_timer, 0, 0) == 0
+    assert guest.hv.timers.next() is None
+
+
+def test_the_ticker_does_not_wake_who_blocks() -> None:
+    guest = CodeGuest(SYSCALL + SPIN)
+    port = bind_timer(guest)
+    guest.ready()
+    guest.set(rax=xen.HYPERVISOR_sched_op, rdi=sched.SCHEDOP_block)
+    assert guest.hv.run(lambda: False, 1000) is Outcome.DEADLOCK
+    assert guest.machine.now < 1000
+    # What it missed becomes one tick, given when it next gets the CPU.
+    guest.machine.skip_to(35_000_000)
+    runstate.wake(guest.v)
+    guest.run(1)
+    assert guest.domain.evtchn.is_pending(port) and guest.hv.timers.next() == 45_000_000
+
+
+def test_idle_vcpus_are_not_looked_at() -> None:
+    guest = CodeGuest(SPIN)
+    for domid in range(2, 40):
+        create_native(guest.hv, domid, name=f"idle{domid}")
+    guest.run(10 * SLICE)
+    assert guest.hv.ready == [guest.v]
+    assert not guest.hv.others_ready(guest.v)
+
+
+def test_a_yield_with_nobody_else_goes_on_at_once() -> None:
+    guest = CodeGuest(bytes.fromhex("89d8 0f05 ebfa"))  # mov %ebx,%eax; syscall; jmp
+    guest.ready()
+    guest.set(rbx=xen.HYPERVISOR_sched_op, rdi=sched.SCHEDOP_yield)
+    guest.run(21)
+    assert guest.domain.counters.hypercalls["sched_op"] == 7
+    assert not guest.hv.leave
