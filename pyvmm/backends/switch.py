@@ -23,6 +23,7 @@ ADDRESS = 6
 HEADER = 14  # two addresses and a type
 TAG = 4  # one VLAN tag may come on top
 DEFAULT_MTU = 1500
+SMALLEST_MTU = 68  # IPv4's
 LARGEST_MTU = 65535 - HEADER
 AGEING = 300 * 1_000_000_000  # virtual nanoseconds
 MOST_STATIONS = 4096
@@ -97,8 +98,8 @@ class Switch:
         ageing: int = AGEING,
         stations: int = MOST_STATIONS,
     ) -> None:
-        if not 68 <= mtu <= LARGEST_MTU:
-            raise ConfigError(f"an MTU of {mtu}: it is from 68 to {LARGEST_MTU}")
+        if not SMALLEST_MTU <= mtu <= LARGEST_MTU:
+            raise ConfigError(f"an MTU of {mtu}: it is from {SMALLEST_MTU} to {LARGEST_MTU}")
         self.name = name
         self.mtu = mtu
         self._now = now

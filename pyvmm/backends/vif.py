@@ -25,7 +25,7 @@ from pyvmm.abi import grant_table as gnttab_abi
 from pyvmm.abi import xen
 from pyvmm.abi.io import netif as abi
 from pyvmm.backends import checksum
-from pyvmm.backends.switch import BROADCAST, DEFAULT_MTU, HEADER, TAG, Frame, Switch
+from pyvmm.backends.switch import BROADCAST, DEFAULT_MTU, HEADER, LARGEST_MTU, SMALLEST_MTU, TAG, Frame, Switch
 from pyvmm.backends.vif_ring import BackRing
 from pyvmm.backends.vif_tx import Packet, Piece, packets
 from pyvmm.errors import ConfigError
@@ -225,6 +225,8 @@ class Vif:
 
     def probe(self) -> Features:
         """Find the switch; what is offered. `DeviceError`: there is no such switch."""
+        if not SMALLEST_MTU <= self.config.mtu <= LARGEST_MTU:
+            raise DeviceError(f"mtu: expected a number from {SMALLEST_MTU} to {LARGEST_MTU}")
         try:
             self._switch = self._network.switch(self.config.bridge)
         except ConfigError as error:

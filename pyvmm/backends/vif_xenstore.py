@@ -50,15 +50,22 @@ FRONT_FEATURES = (
 
 def config(read: Read) -> VifConfig:
     """What the toolstack wrote to the back end's directory."""
-    mtu = read("mtu")
+    handle = read("handle") or ""
     return VifConfig(
         mac=read("mac") or "",
         bridge=read("bridge") or "xenbr0",
         ip=read("ip"),
-        mtu=_number("mtu", mtu) if mtu else DEFAULT_MTU,
+        mtu=_mtu(read("mtu")),
         name=read("vifname"),
-        handle=_number("handle", read("handle") or "0"),
+        handle=int(handle) if handle.isascii() and handle.isdigit() else 0,
     )
+
+
+def _mtu(text: str | None) -> int:
+    """0, which no interface can have, for what is no number."""
+    if text is None:
+        return DEFAULT_MTU
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
 
 
 def _number(name: str, text: str | None, most: int = 0xFFFF_FFFF) -> int:

@@ -85,6 +85,10 @@ XS_WATCH = _kind("xs_watch", "path token", "a XenStore watch event was sent")
 XS_SOCKET = _kind(
     "xs_socket", "client what data", "a client of the XenStore's socket connected, sent data, or disconnected"
 )
+NET_FRAME = _kind(
+    "net_frame", "switch port flags data", "a guest's frame came into a switch (1: checksum blank, 2: good)"
+)
+NET_INPUT = _kind("net_input", "switch port data", "a frame came into a switch from the host's side")
 
 
 class Bus:
