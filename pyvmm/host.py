@@ -25,13 +25,20 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 from pyvmm import images
 from pyvmm.abi import sched, xen
+from pyvmm.backends import vif_noxs, vif_xenstore
 from pyvmm.backends.console import Activity, Console, Xenconsoled
+from pyvmm.backends.pcap import PcapPort
+from pyvmm.backends.ports import HostPort
+from pyvmm.backends.switch import Frame, Port, Switch
+from pyvmm.backends.tap import TapPort
+from pyvmm.backends.vif import Network
 from pyvmm.backends.xenstored import Xenstored
 from pyvmm.errors import ConfigError, ImageError, MemoryShortage
 from pyvmm.hypervisor import event_channel, lifecycle, subsystems
@@ -48,9 +55,14 @@ from pyvmm.machine import Machine
 from pyvmm.toolstack.build import PAGE, DomainConfig
 from pyvmm.toolstack.config import GuestConfig
 from pyvmm.toolstack.design import Design
-from pyvmm.toolstack.devices import Device
+from pyvmm.toolstack.devices import DEFAULT_BRIDGE, Device, Vif
 from pyvmm.toolstack.libxc import HypercallError, Libxc
 from pyvmm.toolstack.xl import Xl
+from pyvmm.xenbus.backend import Driver
+from pyvmm.xenbus.devices import Report
+from pyvmm.xenbus.noxs import PageBackends
+from pyvmm.xenbus.resources import Resources
+from pyvmm.xenbus.xenstore import StoreBackends
 from pyvmm.xenstore import Client
 
 MIB = 1 << 20
@@ -262,6 +274,7 @@ class Host:
         self._seconds = 0.0
         self._services: Services | None = None
         self._ended: list[DomainResult] = []
+        self._ports: list[HostPort] = []
         self._dom0_activity = Activity()
         self.hypervisor.console_sinks.append(self._console_io)
 
@@ -279,11 +292,13 @@ class Host:
         maxmem: int | None = None,
         maxvcpus: int | None = None,
         devices: Sequence[Device] = (),
+        vifs: Sequence[Vif] = (),
         identity: uuid.UUID | None = None,
         paused: bool = False,
     ) -> Domain:
         """A domU booting `image` (a shipped name or a file), ready to run. `identity`: its UUID; `devices`: those of
-        kinds that this host has no back end for (`Design.device_kinds`) are left out; the rest is `DomainConfig`'s.
+        kinds that this host has no back end for (`Design.device_kinds`) are left out; `vifs` are more of them; the
+        rest is `DomainConfig`'s.
         `ImageError`, `MemoryShortage`, `ConfigError`: nothing is left."""
         data, shown = self._load(image)
         module = _read(Path(ramdisk), "ramdisk") if ramdisk is not None else b""
@@ -300,7 +315,7 @@ class Host:
             ramdisk_path=str(ramdisk or ""),
             maxmem=maxmem,
             maxvcpus=maxvcpus,
-            devices=tuple(devices),
+            devices=(*devices, *vifs),
             paused=paused,
         )
         if any(domain.name == config.name for domain in self.domains):
@@ -416,6 +431,27 @@ class Host:
         """A client of the host's XenStore, with dom0's rights."""
         return self.services.tools
 
+    # -- the network
+
+    @property
+    def switch(self) -> Switch:
+        """The switch that interfaces are on which do not ask for another one."""
+        return self.services.switch(DEFAULT_BRIDGE)
+
+    def attach_port(self, port: HostPort, bridge: str = DEFAULT_BRIDGE) -> None:
+        """Connect `port` to the switch called `bridge`, which is made if there is none. It is closed with the host.
+        `ConfigError`: it is connected already, or there is one of that name."""
+        if isinstance(port, PcapPort) and port.wallclock is None:
+            port.wallclock = self._wallclock
+        if isinstance(port, TapPort):
+            port.clock = lambda: (self.machine.now, self.hypervisor.timers.next())
+        port.plug(self.services.switch(bridge))
+        self._ports.append(port)
+
+    def _wallclock(self) -> int:
+        seconds, nanoseconds = self.hypervisor.wallclock
+        return seconds * 1_000_000_000 + nanoseconds + self.machine.now
+
     # -- running
 
     def run(
@@ -433,7 +469,8 @@ class Host:
         does not end the run. May be called again."""
         hv = self.hypervisor
         typing = _Typing(self, keyboard, typing_to) if keyboard is not None else None
-        watched = [*outside, typing] if typing else list(outside)
+        taps = [port for port in self._ports if isinstance(port, TapPort) and port.switch is not None]
+        watched: list[Outside] = [*outside, *taps, *([typing] if typing else [])]
         idle = [self._idle, *(one.idle for one in watched)]
         hv.idle_sources += idle
         started = time.perf_counter()
@@ -490,6 +527,7 @@ class Host:
         if self._services is None:
             lifecycle.destroy_domain(domain.xen)
         else:
+            self._services.page_backends.drop_domain(domain.domid)
             self._services.toolstack.destroy(domain.domid)
         self._ended.append(domain.result())
         self.domains.remove(domain)
@@ -539,8 +577,7 @@ class Host:
         """Destroy all guests and end the services. Nothing can be run afterwards."""
         for domain in list(self.domains):
             self.destroy(domain)
-        if self._services is not None:
-            self._services.api.close()
+        self._end()
 
     def __enter__(self) -> Host:
         return self
@@ -550,12 +587,18 @@ class Host:
     ) -> None:
         if error is None:
             self.close()
-        elif self._services is not None:  # whatever was interrupted is not taken apart in an orderly way
+        else:  # whatever was interrupted is not taken apart in an orderly way
+            self._end()
+
+    def _end(self) -> None:
+        for port in self._ports:
+            port.close()
+        if self._services is not None:
             self._services.api.close()
 
 
 class Services:
-    """The native dom0: toolstack, XenStore daemon and console daemon."""
+    """The native dom0: toolstack, XenStore daemon, console daemon and back ends."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -567,17 +610,51 @@ class Services:
         self.tools.write("/local/domain/0/domid", "0")
         self.tools.write("/local/domain/0/name", "Domain-0")
         self.consoled = Xenconsoled(self.xc, self.xenstored.client(), self.console)
-        self.toolstack: Design = Xl(self.xc, self.tools, self)
+        self.toolstack = Xl(self.xc, self.tools, self)
+        self.xc.allow_memory(0, host.machine.ram.size)  # a control domain has no limit
+        self.resources = Resources(self.xc)
+        self.switches: dict[str, Switch] = {}
+        self.network = Network(self.resources, self.switch)
+        self.reports: list[Report] = []  # devices that were closed because of something wrong
+        store = self.xenstored.client()
+        self.store_backends = StoreBackends(self.resources, store, (), self.reports.append)
+        self.page_backends = PageBackends(self.resources, (), self.reports.append)
         self.api.spawn(self.xenstored.run())
         self.api.spawn(self.consoled.run())
+        self.api.spawn(self.store_backends.run())
+        self.api.spawn(self.page_backends.run())
+        self.add_driver(Driver("vif", self.network.make, vif_xenstore.WORDS, vif_noxs.WORDS))
+
+    def add_driver(self, driver: Driver) -> None:
+        """Serve devices of one more kind."""
+        self.store_backends.add_driver(driver)
+        self.page_backends.add_driver(driver)
+        self.toolstack.device_kinds.add(driver.kind)
+
+    def switch(self, name: str) -> Switch:
+        """The switch called `name`; made when first asked for."""
+        found = self.switches.get(name)
+        if found is None:
+            hv = self._host.hypervisor
+            found = self.switches[name] = Switch(name, lambda: hv.machine.now, observe=partial(self._observe, name))
+        return found
+
+    def _observe(self, switch: str, port: Port, frame: Frame) -> None:
+        bus = self._host.hypervisor.trace
+        if bus.on and port.outside:
+            bus.emit(events.NET_INPUT, port.domid, 0, switch, port.name, frame.data)
+        elif bus.on:
+            flags = int(frame.blank) | int(frame.validated) << 1
+            bus.emit(events.NET_FRAME, port.domid, 0, switch, port.name, flags, frame.data)
 
     def console(self, domid: int) -> Console:
         """The host's side of a domain's console."""
         return next(domain.console for domain in self._host.domains if domain.domid == domid)
 
     def released(self) -> None:
-        """A domain was taken out of the store: the console daemon reads what is left and lets go."""
+        """A domain was taken out of the store: the console daemon reads what is left and lets go, so do back ends."""
         self.consoled.check_domains()
+        self.store_backends.check()
 
     def changed(self) -> None:
         """Something was done from outside the run loop: guests hear of the store's changes, the daemons look."""
