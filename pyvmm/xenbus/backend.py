@@ -94,6 +94,9 @@ class BackChannel(Protocol):
     def enter(self, state: State, say: Features) -> None:
         """Say `say`, then enter `state`, then tell the front end."""
 
+    def tell(self, say: Features) -> None:
+        """Say `say` in the state that we are in, then tell the front end."""
+
     def published(self) -> Connection:
         """What the front end has published, each word read once. `DeviceError` when that is no connection."""
 
@@ -147,6 +150,11 @@ class Backend:
                 self.path.serve()
             except DeviceError as error:
                 self.fail(str(error))
+
+    def tell(self, say: Features) -> None:
+        """Say something while connected (a command, a changed size)."""
+        if self.state is State.CONNECTED and not self._released:
+            self.channel.tell(say)
 
     def remove(self) -> None:
         """The device is to go (hot-remove): from now on, `step` leads to CLOSED and stays there."""

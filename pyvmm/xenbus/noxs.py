@@ -91,11 +91,19 @@ class PageBack:
 
     def enter(self, state: State, say: Features) -> None:
         """See `BackChannel`."""
+        self._say(say)
+        self.page.set_word(BE_STATE, state)
+        self.notify()
+
+    def tell(self, say: Features) -> None:
+        """See `BackChannel`."""
+        self._say(say)
+        self.notify()
+
+    def _say(self, say: Features) -> None:
         for field in (*self.words.offer, *self.words.details):
             if field.feature in say:
                 self.page.write(field.offset, field.put(self.page.read, say[field.feature]))
-        self.page.set_word(BE_STATE, state)
-        self.notify()
 
     def notify(self) -> None:
         """Tell the front end that something has changed in the page, if it waits for that."""

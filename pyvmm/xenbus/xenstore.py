@@ -84,6 +84,12 @@ class StoreBack:
         with suppress(XsError):  # a full store harms this device only: it waits for ever
             say(self.client, self.back, nodes, state)
 
+    def tell(self, say_: Features) -> None:
+        """See `BackChannel`."""
+        for name, text in values(say_, (*self.words.offer, *self.words.details)):
+            with suppress(XsError):
+                self.client.write(f"{self.back}/{name}", text)
+
     def published(self) -> Connection:
         """See `BackChannel`."""
         return self.words.read(lambda name: read_node(self.client, f"{self.front}/{name}"), self.key.domid)

@@ -27,7 +27,7 @@ NOT_IN_HEADERS = {"pyvmm.abi.devctl", "pyvmm.abi.layout"}
 
 CORE = "xen event_channel grant_table sched memory vcpu version features callback physdev platform domctl sysctl"
 MORE = "elfnote nmi argo errno arch-x86/hvm/start_info arch-x86/cpuid"
-IO = "io/ring io/console io/xs_wire io/xenbus io/protocols io/netif"
+IO = "io/ring io/console io/xs_wire io/xenbus io/protocols io/netif io/blkif"
 HEADERS = [f"xen/{name}.h" for name in f"{CORE} {MORE} {IO}".split()]
 
 PREAMBLE = """
