@@ -1,5 +1,5 @@
-"""Builds `pyvmm.machine._fast` (cffi, API mode, abi3) from `fast.c` and `fast_step.c`. Run by setuptools' `cffi_modules`, or by hand in
-a checkout."""
+"""Builds `pyvmm.machine._fast` (cffi, API mode, abi3) from `fast.c` and `fast_step.c`. Run by setuptools'
+`cffi_modules`, or by hand in a checkout."""
 
 import shutil
 import tempfile
@@ -11,15 +11,15 @@ HERE = Path(__file__).resolve().parent
 
 ffi = FFI()
 ffi.cdef("""
-typedef struct { uint32_t n, kind, k, mask32; } pv_plan;
+typedef struct { uint64_t mask; uint32_t n, kind, k; } pv_plan;
 typedef struct pv_engine {
     uint64_t instructions, rep_iterations, limit, bound;
     uint64_t block_pc, block_size, one_block_at;
-    uint64_t tsc_offset;
+    uint64_t tsc_offset, code_base;
     uint64_t rep_pc, rep_rcx, rep_mask, rep_run;
     int64_t iterations_left;
     int32_t rep_active, rep_rcx_known;
-    int32_t mode, why, vector, error_code, software, step_count;
+    int32_t code_bits, mode, why, vector, error_code, software, step_count;
     int32_t step_tf, step_counted, stop_requested, in_callback, restart, error, declined, failed, has_handler, flush;
     size_t error_offset, old_offset;
     ...;
@@ -30,6 +30,7 @@ void pv_free(pv_engine *e);
 void pv_new_epoch(pv_engine *e);
 int pv_go(pv_engine *e, int mode, uint64_t slice);
 int64_t pv_step_many(pv_engine *e, int64_t n);
+void pv_code_segment(pv_engine *e);
 int pv_fetch(pv_engine *e, uint64_t va, int n, uint8_t *out);
 void pv_end_rep(pv_engine *e);
 uint64_t pv_read(pv_engine *e, int reg);

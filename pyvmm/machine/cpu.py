@@ -32,7 +32,7 @@ from pyvmm.machine import firmware
 from pyvmm.machine.exits import MachineError
 from pyvmm.machine.paging import PAGE_SIZE
 from pyvmm.machine.ram import Ram
-from pyvmm.machine.registers import CR0, CR4, EFER, MSR_EFER, Reg
+from pyvmm.machine.registers import CR0, CR4, EFER, ENCODING_ORDER, MSR_EFER, Reg
 
 #: Translated code's buffer. The default reserves 1 GiB a machine.
 TCG_BUFFER: Final = 128 << 20
@@ -56,6 +56,9 @@ ENV_RIP: Final = 128
 ENV_HFLAGS: Final = 176
 ENV_SEGMENTS: Final = 184
 SEGMENT_SIZE: Final = 24
+_HFLAGS_CS32: Final = 1 << 4
+_HFLAGS_CS64: Final = 1 << 15
+_DESCRIPTOR_B: Final = 1 << 22
 ENV_GDT: Final = 376
 ENV_CR: Final = 424
 #: Order of the segment registers in the CPU structure.
@@ -127,6 +130,21 @@ class SavedCpu:
     def put_u64(self, offset: int, value: int) -> None:
         """Changes a 64-bit field."""
         self.data[offset : offset + 8] = value.to_bytes(8, "little")
+
+    def code_segment(self) -> tuple[int, int]:
+        """(bits, base) of the code segment; its base does not count in 64-bit mode."""
+        hflags = self.data[ENV_HFLAGS + 1] << 8 | self.data[ENV_HFLAGS]
+        bits = 64 if hflags & _HFLAGS_CS64 else 32 if hflags & _HFLAGS_CS32 else 16
+        return bits, self.u64(ENV_SEGMENTS + SEGMENT_SIZE * SEGMENT_ORDER.index("cs") + 8)
+
+    def stack_top(self, offset: int) -> int:
+        """The linear address `offset` bytes above the stack pointer."""
+        rsp = self.u64(8 * ENCODING_ORDER.index(Reg.RSP)) + offset
+        if self.code_segment()[0] == 64:
+            return rsp & 0xFFFF_FFFF_FFFF_FFFF
+        at = ENV_SEGMENTS + SEGMENT_SIZE * SEGMENT_ORDER.index("ss")
+        wide = self.i32(at + 20) & _DESCRIPTOR_B
+        return self.u64(at + 8) + (rsp & (0xFFFFFFFF if wide else 0xFFFF)) & 0xFFFFFFFF
 
     def i32(self, offset: int) -> int:
         """A signed 32-bit field."""

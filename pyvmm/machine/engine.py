@@ -6,9 +6,9 @@ budget, port I/O,
 is what counts it, so stepping knows nothing of blocks and is the oracle for engines that count by blocks.
 
 Counting by blocks. A block's instructions are counted when it is entered. What did not retire is taken back: the tail
-of the block
-from the faulting instruction on. A store into the block that executes makes Unicorn leave it there without any
-notice and execute the storing instruction alone; the one-instruction block inside the previous block is the sign of it.
+of the block from the faulting instruction on. A store into the block that executes makes Unicorn leave it there without
+any notice and execute the storing instruction alone; the one-instruction block inside the previous block is the sign of
+it. A `call` may also be there again because it was taken: then RSP, or what is on the stack, has changed (`redone`).
 
 A repeated string instruction is a block that is entered once an iteration. It is counted at the first entry only. An
 iteration is known by RCX having changed.
@@ -98,7 +98,9 @@ class Engine:
         self.software = False
         self.error: BaseException | None = None
         self.step_count = 0
-        self._plans: dict[bytes, Plan] = {}
+        self._plans: dict[int, dict[bytes, Plan]] = {64: {}, 32: {}, 16: {}}
+        #: The block entered last that was nothing but a `call`: (pc, size, RSP).
+        self._call = (0, 0, 0)
         self._step_tf = False
         self._step_counted = False
         self._rep_run = 0
@@ -169,6 +171,33 @@ class Engine:
 
     # Code.
 
+    def code_segment(self) -> tuple[int, int]:
+        """(bits, base) of the current code segment; its base does not count in 64-bit mode."""
+        self.cpu.save(self.cpu.scratch)
+        return self.cpu.scratch.code_segment()
+
+    def linear(self, ip: int) -> int:
+        """The linear address of `ip` in the code segment."""
+        bits, base = self.code_segment()
+        return ip if bits == 64 else ip + base & 0xFFFFFFFF
+
+    def redone(self, plan: Plan, pc: int) -> bool:
+        """Whether the instruction that is a block of its own (SINGLE) at `pc`, which lies in the block before, is
+        executed once more because it did not retire there."""
+        if plan.k not in (1, 2):
+            return True
+        rsp = self.read(RSP)
+        before, its_size = self.block()
+        if pc == before:
+            return (pc, its_size, rsp) == self._call
+        if plan.k == 1:
+            return True
+        try:
+            pa = walk(self.ram.u64, self.read(x86.UC_X86_REG_CR3), rsp, False, True, False)
+        except PageFault:
+            return True
+        return self.ram.read_u32(pa) != (before + its_size) & 0xFFFFFFFF
+
     def fetch(self, va: int, n: int) -> bytes:
         """At most `n` bytes of code at `va`, fewer where the address space ends."""
         cr3 = self.read(x86.UC_X86_REG_CR3)
@@ -191,9 +220,10 @@ class Engine:
         Plans are kept by content, so they cannot be stale.
         """
         code = self.fetch(pc, size)
-        plan = self._plans.get(code)
+        bits = self.code_segment()[0]
+        plan = self._plans[bits].get(code)
         if plan is None:
-            plan = self._plans[code] = opcodes.plan(code, count)
+            plan = self._plans[bits][code] = opcodes.plan(code, count, bits)
         return plan
 
     # Running.
@@ -241,7 +271,7 @@ class Engine:
 
     def _exception(self) -> Exit | None:
         """An exception while running blocks."""
-        rip = self.read(RIP)
+        rip = self.linear(self.read(RIP))
         if self.why == Why.EXCEPTION:
             vector, error, software = self.vector, self.error_code, self.software
         elif self.why == Why.INVALID:
@@ -252,7 +282,7 @@ class Engine:
         if rep is not None:
             self.end_rep()
         if software:
-            return self._soft_interrupt(vector, rip)
+            return self._block_soft_interrupt(vector, rip)
         if vector == 1:
             if rep == rip:  # the trap flag is the guest's: one iteration was done
                 self.instructions -= 1
@@ -272,15 +302,18 @@ class Engine:
 
     def _fault(self, vector: int, error: int) -> Fault:
         if vector == 13 and error == 0:
-            rip = self.read(RIP)
+            rip = self.linear(self.read(RIP))
             if faults.is_stack_fault(self.fetch(rip, 15), rip, self.read):
                 vector = 12
         code = error if vector in WITH_ERROR_CODE else None
         return Fault(vector, code, self.read(CR2) if vector == 14 else 0)
 
-    def _soft_interrupt(self, vector: int, rip: int) -> SoftInt:
-        tail = self.fetch(rip - 2, 2)
-        return SoftInt(vector, 2 if tail == bytes((0xCD, vector)) else 1)
+    def _block_soft_interrupt(self, vector: int, rip: int) -> SoftInt:
+        """`rip` is behind the instruction, which need not be the block's last (`into`)."""
+        pc, size = self.block()
+        sizes = self.plan(pc, size).sizes
+        self.instructions -= opcodes.not_retired(sizes, rip - pc)
+        return SoftInt(vector, opcodes.size_before(sizes, rip - pc))
 
     # Stepping.
 
@@ -296,8 +329,10 @@ class Engine:
     def step(self) -> Exit | None:
         """Executes the instruction at RIP (a repeated one to its end). None: it retired and nothing else happened."""
         pc = self.read(RIP)
-        code = self.fetch(pc, 15)
-        op = opcodes.classify(code)
+        bits, base = self.code_segment()
+        va = pc if bits == 64 else pc + base & 0xFFFFFFFF
+        code = self.fetch(va, 15)
+        op = opcodes.classify(code, 0, bits)
         if op == Op.PORT:
             return Fault(13, 0)  # IOPL is 0 and there is no I/O bitmap
         guest_tf = self.read(RFLAGS) & FLAG_TF
@@ -306,11 +341,12 @@ class Engine:
                 now = self.instructions + self.tsc_offset
                 self.write(RAX, now & 0xFFFFFFFF)
                 self.write(RDX, now >> 32 & 0xFFFFFFFF)
-            self.write(RIP, pc + length(code))
+            self.write(RIP, pc + length(code, 0, bits))
             self.instructions += 1
             return Fault(1, None) if guest_tf else None
-        if op == Op.UNTRAPPED:
-            return self._untrapped(pc)
+        if op in (Op.STACK_SEGMENT, Op.PAUSE):
+            result = self._untrapped(pc, va)
+            return Fault(1, None) if result is None and op == Op.PAUSE and guest_tf else result
         repeated = op in (Op.REP, Op.REP_COMPARE)
         self._rep_run = 0
         while True:
@@ -321,20 +357,20 @@ class Engine:
             if not guest_tf:
                 self._clear_trap_flag(op, trapped)
             if repeated:
-                self._iterated(code, rcx)
+                self._iterated(opcodes.counter_mask(code, bits), rcx)
                 if trapped and rip == pc:
                     if guest_tf:
                         return Fault(1, None)
                     if self._rep_run >= REP_LIMIT:
                         return BudgetUsed()
                     continue
-            return self._stepped(trapped, guest_tf, rip)
+            return self._stepped(trapped, guest_tf, rip - pc)
 
-    def _untrapped(self, pc: int) -> Exit | None:
-        """`mov` to SS (Intel SDM volume 3, 6.8.3: no trap after it) or `pause`: seen to be done when the next block
-        comes."""
+    def _untrapped(self, pc: int, va: int) -> Exit | None:
+        """`mov` to SS (Intel SDM volume 3, 6.8.3: no trap after it) or `pause`, at linear address `va`: seen to be done
+        when the next block comes."""
         self.why = Why.NOTHING
-        self.one_block_at = pc
+        self.one_block_at = va
         self.mode = Mode.ONE_BLOCK
         self.start()
         self.mode = Mode.BLOCKS
@@ -344,8 +380,7 @@ class Engine:
         self.instructions += 1
         return None
 
-    def _iterated(self, code: bytes, rcx: int) -> None:
-        mask = 0xFFFFFFFF if opcodes.address_size_32(code) else _MASK64
+    def _iterated(self, mask: int, rcx: int) -> None:
         if (rcx ^ self.read(RCX)) & mask:
             self.rep_iterations += 1
             self._rep_run += 1
@@ -367,11 +402,14 @@ class Engine:
             return
         self.write(RFLAGS, self.read(RFLAGS) & ~FLAG_TF)
         if trapped and op == Op.PUSHF:
-            # The image is at RSP, whatever the operand size; its bit 8 is in the second byte.
-            pa = walk(self.ram.u64, self.read(x86.UC_X86_REG_CR3), self.read(RSP) + 1 & _MASK64, True, True, False)
+            # The image is at the stack pointer, whatever the operand size; its bit 8 is in the second byte.
+            self.cpu.save(self.cpu.scratch)
+            top = self.cpu.scratch.stack_top(1)
+            pa = walk(self.ram.u64, self.read(x86.UC_X86_REG_CR3), top, True, True, False)
             self.ram.write_u8(pa, self.ram.read_u8(pa) & ~1)
 
-    def _stepped(self, trapped: bool, guest_tf: int, rip: int) -> Exit | None:
+    def _stepped(self, trapped: bool, guest_tf: int, size: int) -> Exit | None:
+        """What came of a step; RIP is `size` further than before."""
         if trapped:
             if not self._step_counted:
                 self.instructions += 1
@@ -380,7 +418,7 @@ class Engine:
         if why == Why.EXCEPTION:
             if self.software:
                 self.instructions += 1
-                return self._soft_interrupt(self.vector, rip)
+                return SoftInt(self.vector, size & 15)
             return self._fault(self.vector, self.error_code)
         if why == Why.INVALID:
             return self._fault(6, 0)

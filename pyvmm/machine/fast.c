@@ -17,7 +17,7 @@
 #include <string.h>
 
 /* Numbers of the unicorn 2.1.4 headers. */
-enum { REG_RAX = 35, REG_RCX = 38, REG_RDI = 39, REG_RDX = 40, REG_RIP = 41, REG_RSI = 43, REG_CR2 = 52, REG_CR3 = 53,
+enum { REG_RAX = 35, REG_RCX = 38, REG_RDI = 39, REG_RDX = 40, REG_RIP = 41, REG_RSI = 43, REG_RSP = 44, REG_CR2 = 52, REG_CR3 = 53,
        REG_R8 = 106, REG_R10 = 108, REG_R11 = 109, REG_RFLAGS = 253 };
 enum { HOOK_INTR = 1, HOOK_INSN = 2, HOOK_BLOCK = 8, HOOK_INSN_INVALID = 16384, HOOK_EDGE = 32768 };
 enum { INS_SYSCALL = 699 };
@@ -34,6 +34,10 @@ enum { CTL_TLB_FLUSH = 11 | 1 << 30 }; /* uc_ctl: number, no arguments, writing 
 #define TF 0x100u
 #define PAGE 4096u
 #define CONTEXT_HEADER 40
+#define ENV_HFLAGS 176 /* cpu.py */
+#define ENV_CS_BASE (184 + 24 + 8)
+#define HF_CS32 0x10u
+#define HF_CS64 0x8000u
 
 /* engine.py: Mode, Why; opcodes.py: Kind */
 enum { BLOCKS, STEP, FIRMWARE, ONE_BLOCK, STEPPING };
@@ -51,7 +55,7 @@ typedef struct {
     int (*ctl)(void *, unsigned, ...);
 } pv_library;
 
-typedef struct { uint32_t n, kind, k, mask32; } pv_plan;
+typedef struct { uint64_t mask; uint32_t n, kind, k; } pv_plan; /* mask: of the register that a REP counts in */
 
 /* 32 bytes, so that two fill a cache line. `tag` is epoch and size, `cost` the count (see SPECIAL). */
 typedef struct { uint64_t pc, tag, cost; uint32_t kind_mask, k; } near_entry;
@@ -66,15 +70,16 @@ typedef struct pv_engine {
     /* shared with Python */
     uint64_t instructions, rep_iterations, limit, bound;
     uint64_t block_pc, block_size, one_block_at;
-    uint64_t tsc_offset;
+    uint64_t tsc_offset, code_base;
     uint64_t rep_pc, rep_rcx, rep_mask, rep_run;
     int64_t iterations_left;
     int32_t rep_active, rep_rcx_known;
-    int32_t mode, why, vector, error_code, software, step_count;
+    int32_t code_bits, mode, why, vector, error_code, software, step_count;
     int32_t step_tf, step_counted, stop_requested, in_callback, restart, error, declined, failed, has_handler, flush;
     /* private */
     uint64_t epoch; /* in the upper half */
     near_entry *last; /* the block entered last, if not yet copied to block_pc and block_size */
+    uint64_t call_pc, call_size, call_rsp; /* the block entered last that was nothing but a `call` */
     uint64_t slice_end; /* the bound while none is forced */
     void *uc;
     pv_library lib;
@@ -129,6 +134,16 @@ static void flush(pv_engine *e)
     pv_new_epoch(e);
 }
 
+/* The width and base of the code segment, from the CPU structure. */
+static void pv_code_segment(pv_engine *e)
+{
+    uint32_t hflags;
+    e->lib.context_save(e->uc, e->scratch);
+    memcpy(&hflags, e->scratch + CONTEXT_HEADER + ENV_HFLAGS, 4);
+    memcpy(&e->code_base, e->scratch + CONTEXT_HEADER + ENV_CS_BASE, 8);
+    e->code_bits = hflags & HF_CS64 ? 64 : hflags & HF_CS32 ? 32 : 16;
+}
+
 static void stop(pv_engine *e, int why)
 {
     if (e->why == NOTHING)
@@ -136,8 +151,8 @@ static void stop(pv_engine *e, int why)
     e->lib.emu_stop(e->uc);
 }
 
-/* The physical address of user code at `va`, or ~0 when it cannot be executed. */
-static uint64_t walk(pv_engine *e, uint64_t va)
+/* The physical address of `va`, or ~0 when CPL 3 has no access; `forbidden` bits must not be set in any entry. */
+static uint64_t walk_as(pv_engine *e, uint64_t va, uint64_t forbidden)
 {
     const uint64_t address = 0xFFFFFFF000ull;
     uint64_t entry = pv_read(e, REG_CR3);
@@ -149,13 +164,19 @@ static uint64_t walk(pv_engine *e, uint64_t va)
         if (at + 8 > e->ram_size)
             return ~0ull;
         memcpy(&entry, e->ram + at, 8);
-        if ((entry & 5) != 5 || entry >> 63)
+        if ((entry & 5) != 5 || entry & forbidden)
             return ~0ull;
         if (shift == 12 || (entry & 0x80 && shift < 39))
             break;
     }
     uint64_t mask = (1ull << shift) - 1;
     return (entry & address & ~mask) | (va & mask);
+}
+
+/* The same for code. */
+static uint64_t walk(pv_engine *e, uint64_t va)
+{
+    return walk_as(e, va, 1ull << 63);
 }
 
 /* Copies at most `n` bytes of code at `va`; how many there are. */
@@ -233,13 +254,13 @@ static near_entry *find_plan(pv_engine *e, uint64_t pc, uint32_t size)
     } else {
         uint32_t count = same ? p->plan.k : 0;
         if (count > 1 && plainly(e, pc, size))
-            plan = (pv_plan){count, PLAIN, 0, 0};
+            plan = (pv_plan){0, count, PLAIN, 0};
         else
             pv_py_plan(pc, size, count, &plan);
         if (p)
             *p = (plan_entry){pa, pa2, size, plan};
     }
-    *n = (near_entry){pc, tag, plan.n + (plan.kind == PLAIN ? 0 : SPECIAL), plan.kind << 1 | plan.mask32, plan.k};
+    *n = (near_entry){pc, tag, plan.n + (plan.kind == PLAIN ? 0 : SPECIAL), plan.kind << 2 | ((plan.mask >> 16 != 0) + (plan.mask >> 32 != 0)), plan.k};
     return n;
 }
 
@@ -270,6 +291,24 @@ static void again(pv_engine *e, uint64_t pc, uint32_t size)
         stop(e, SLICE);
 }
 
+static const uint64_t MASKS[3] = {0xFFFF, 0xFFFFFFFF, ~0ull};
+
+/* Engine.redone */
+static int redone(pv_engine *e, uint32_t k, uint64_t pc)
+{
+    uint32_t top;
+    if (k != 1 && k != 2)
+        return 1;
+    uint64_t rsp = pv_read(e, REG_RSP);
+    if (pc == e->block_pc)
+        return pc == e->call_pc && e->block_size == e->call_size && rsp == e->call_rsp;
+    uint64_t pa = walk_as(e, rsp, 0);
+    if (k == 1 || pa + 4 > e->ram_size || pa + 4 < 4)
+        return 1;
+    memcpy(&top, e->ram + pa, 4);
+    return top != (uint32_t)(e->block_pc + e->block_size);
+}
+
 /* Everything that is not just counting. `bound` is 0 while a repeated instruction is in progress, so that all blocks come here. */
 static void enter(pv_engine *e, uint64_t pc, uint32_t size, uint64_t bound)
 {
@@ -296,10 +335,14 @@ static void enter(pv_engine *e, uint64_t pc, uint32_t size, uint64_t bound)
         stop(e, ERROR);
         return;
     }
-    pv_plan plan = {(uint32_t)n->cost, n->kind_mask >> 1, n->k, n->kind_mask & 1};
-    if (plan.kind == SINGLE && pc - e->block_pc < e->block_size && size != e->block_size)
+    pv_plan plan = {MASKS[n->kind_mask & 3], (uint32_t)n->cost, n->kind_mask >> 2, n->k};
+    if (plan.kind == SINGLE && pc - e->block_pc < e->block_size && redone(e, plan.k, pc))
         /* A store into the block before: it was left at this instruction, which is now executed alone. */
         e->instructions -= pv_py_tail(e->block_pc, (uint32_t)e->block_size, pc - e->block_pc);
+    if (plan.kind == SINGLE && plan.k == 3 && pv_read(e, REG_RFLAGS) & TF) { /* Unicorn forgets the trap after `pause` */
+        plan.kind = STEPPED;
+        plan.k = 1;
+    }
     uint64_t after = e->instructions + plan.n;
     if (after > e->limit || plan.kind == STEPPED || after > bound) {
         e->block_size = 0;
@@ -310,11 +353,16 @@ static void enter(pv_engine *e, uint64_t pc, uint32_t size, uint64_t bound)
     e->instructions = after;
     e->block_pc = pc;
     e->block_size = size;
+    if (plan.kind == SINGLE && plan.k) {
+        e->call_pc = pc;
+        e->call_size = size;
+        e->call_rsp = pv_read(e, REG_RSP);
+    }
     if (plan.kind == REP) {
         e->rep_active = 1;
         e->rep_pc = pc + plan.k;
         e->rep_run = 0;
-        e->rep_mask = plan.mask32 ? 0xFFFFFFFFull : ~0ull;
+        e->rep_mask = plan.mask;
         e->rep_rcx_known = plan.n == 1;
         e->rep_rcx = plan.n == 1 ? pv_read(e, REG_RCX) & e->rep_mask : 0;
     }
@@ -357,7 +405,7 @@ static void on_edge(void *uc, uc_tb *current, uc_tb *previous, void *data)
         n->tag = ~0ull;
     plan_entry *p = locate(e, current->pc, current->size, &pa, &pa2);
     if (p && current->size)
-        *p = (plan_entry){pa, pa2, current->size, {0, 0, current->icount, 0}};
+        *p = (plan_entry){pa, pa2, current->size, {0, 0, 0, current->icount}};
     if (pa < e->ram_size)
         e->code[pa / PAGE] = 1;
     if (pa2 && pa2 < e->ram_size)

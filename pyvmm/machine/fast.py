@@ -15,7 +15,7 @@ from pyvmm.machine.cpu import Cpu
 from pyvmm.machine.engine import SLICE, Engine, Mode, SyscallHandler, Why
 from pyvmm.machine.exits import BudgetUsed, Exit
 from pyvmm.machine.opcodes import Kind
-from pyvmm.machine.registers import FLAG_TF, RFLAGS, RIP
+from pyvmm.machine.registers import FLAG_TF, RFLAGS
 
 _FUNCTIONS: Final = (
     "uc_reg_read", "uc_reg_write", "uc_emu_start", "uc_emu_stop", "uc_hook_add", "uc_context_save",
@@ -49,7 +49,8 @@ def pv_py_plan(pc: int, size: int, count: int, out: Any) -> None:
     """The plan of a block seen for the first time."""
     plan = _active.plan(pc, size, count)
     out.n, out.kind, out.k = plan.n, plan.kind, plan.k
-    out.mask32 = plan.kind == Kind.REP and opcodes.address_size_32(_active.fetch(pc + plan.k, size - plan.k))
+    if plan.kind == Kind.REP:
+        out.mask = opcodes.counter_mask(_active.fetch(pc + plan.k, size - plan.k), _active.code_segment()[0])
 
 
 @ffi.def_extern(onerror=_failed)
@@ -166,13 +167,17 @@ class FastEngine(Engine):
             if why != Why.NOTHING:
                 self.vector, self.error_code, self.software = c.vector, c.error_code, bool(c.software)
                 c.failed = 0
-                return self._stepped(False, 0, self.read(RIP))
+                return self._stepped(False, 0, 0)
             if n > 0 and done < _STEPS:  # an instruction that needs care
                 result = super()._step_many(1)
                 if result is not None:
                     return result
                 n -= 1
         return None
+
+    def code_segment(self) -> tuple[int, int]:
+        lib.pv_code_segment(self._c)
+        return self._c.code_bits, self._c.code_base
 
     def block(self) -> tuple[int, int]:
         return self._c.block_pc, self._c.block_size

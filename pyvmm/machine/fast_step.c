@@ -6,9 +6,6 @@
  * code that is not 64-bit; engine.py does those. Part of fast.c's translation unit.
  */
 
-#define ENV_HFLAGS 176 /* cpu.py */
-#define HF_CS64 0x8000u
-
 enum { ORDINARY, REPEATED, TIME, OTHER };
 
 /* What stepping has to do with an instruction; `opcode_at` is where its opcode is. Encodings: Intel SDM volume 2, chapter 2. */
@@ -86,10 +83,8 @@ static void stepped(pv_engine *e)
 
 static int is_64_bit(pv_engine *e)
 {
-    uint32_t hflags;
-    e->lib.context_save(e->uc, e->scratch);
-    memcpy(&hflags, e->scratch + CONTEXT_HEADER + ENV_HFLAGS, 4);
-    return (hflags & HF_CS64) != 0;
+    pv_code_segment(e);
+    return e->code_bits == 64;
 }
 
 /* Steps up to `n` instructions; how many retired. It stops early before one that needs care, or when something else than

@@ -1,9 +1,9 @@
-"""The lengths of x86-64 instructions, as the CPU engine decodes them.
+"""The lengths of x86 instructions in code of 64, 32 and 16 bits, as the CPU engine decodes them.
 
 A disassembler does not do: it refuses encodings that the engine (like hardware) executes, and one refusal in the
 middle of a
 block would make its count wrong. A length needs few facts: Intel SDM volume 2, chapter 2 and appendix A (opcode
-maps), 64-bit mode;
+maps); in 64-bit mode,
 where Intel and AMD differ (0x66 before a near branch) the engine does as AMD.
 """
 
@@ -24,6 +24,7 @@ _IV: Final = 32  # as _IZ, but 8 bytes with REX.W
 _GROUP3: Final = 64  # an immediate only for /0 and /1
 _BARE_MODRM: Final = 128  # no SIB, no displacement whatever ModRM says
 _EXTRQ: Final = 256  # two bytes of immediates with 0x66 or 0xF2
+_FAR: Final = 512  # a selector behind the offset
 
 
 def _one_byte() -> tuple[int, ...]:
@@ -42,6 +43,7 @@ def _one_byte() -> tuple[int, ...]:
         table[op] = _IZ
     table[0xC2] = table[0xCA] = _IW
     table[0xC8] = _IW | _IB
+    table[0x9A] = table[0xEA] = _IZ | _FAR
     for op in range(0xA0, 0xA4):
         table[op] = _MOFFS
     for op in range(0xB8, 0xC0):
@@ -72,12 +74,14 @@ _ONE: Final = _one_byte()
 _TWO: Final = _two_bytes()
 
 
-def _modrm_length(code: bytes, i: int) -> int:
-    """ModRM, SIB and displacement."""
+def _modrm_length(code: bytes, i: int, short: bool) -> int:
+    """ModRM, SIB and displacement; `short`: a 16-bit address."""
     modrm = code[i]
     mod, rm = modrm >> 6, modrm & 7
     if mod == 3:
         return 1
+    if short:
+        return 3 if mod == 0 and rm == 6 else 1 + mod
     n = 1 + (0, 1, 4)[mod]
     if rm == 4:
         n += 1
@@ -88,8 +92,9 @@ def _modrm_length(code: bytes, i: int) -> int:
     return n
 
 
-def length(code: bytes, start: int = 0) -> int:
-    """The length of the instruction at `code[start:]`; may reach past the end of `code` when bytes are missing.
+def length(code: bytes, start: int = 0, bits: int = 64) -> int:
+    """The length of the instruction at `code[start:]` in code of 64, 32 or 16 bits; may reach past the end of `code`
+    when bytes are missing.
 
     An invalid instruction gets a number that is not too small: it ends its block, all the rest of which it is.
     """
@@ -102,7 +107,7 @@ def length(code: bytes, start: int = 0) -> int:
             narrow |= byte == 0x66
             short_address |= byte == 0x67
             repne |= byte == 0xF2
-        elif byte & 0xF0 == 0x40:
+        elif bits == 64 and byte & 0xF0 == 0x40:
             wide = byte & 8 != 0
         else:
             break
@@ -119,6 +124,8 @@ def length(code: bytes, start: int = 0) -> int:
         if op in (0x38, 0x3A):
             i += 1
             follows = _MODRM if op == 0x38 else _MODRM | _IB
+    elif code[i - 1] in (0xC4, 0xC5) and bits != 64 and i < end and code[i] < 0xC0:  # les, lds
+        follows = _MODRM
     elif code[i - 1] in (0xC4, 0xC5) and i + 1 < end:  # VEX
         space = 1 if code[i - 1] == 0xC5 else code[i] & 0x1F
         i += 1 if code[i - 1] == 0xC5 else 2
@@ -130,7 +137,7 @@ def length(code: bytes, start: int = 0) -> int:
         if i >= end:
             return i + 1 - start
         reg = code[i] >> 3 & 7
-        i += _modrm_length(code, i)
+        i += _modrm_length(code, i, bits != 64 and (bits == 16) != short_address)
         if follows & _GROUP3 and reg > 1:
             follows = 0
     if follows & _IB:
@@ -138,17 +145,19 @@ def length(code: bytes, start: int = 0) -> int:
     if follows & _IW:
         i += 2
     if follows & (_IZ | _IV):
-        i += 8 if wide and follows & _IV else 2 if narrow and not wide else 4
+        i += 8 if wide and follows & _IV else 2 if (bits == 16) != narrow and not wide else 4
+    if follows & _FAR:
+        i += 2
     if follows & _MOFFS:
-        i += 4 if short_address else 8
+        i += {64: (8, 4), 32: (4, 2), 16: (2, 4)}[bits][short_address]
     if follows & _EXTRQ and (narrow or repne):
         i += 2
-    if code[opcode] in _INVALID:
+    if bits == 64 and code[opcode] in _INVALID:
         return max(LONGEST, i - start)
     return i - start
 
 
-def boundaries(code: bytes, n: int = 0) -> tuple[int, ...]:
+def boundaries(code: bytes, n: int = 0, bits: int = 64) -> tuple[int, ...]:
     """The lengths of the instructions of a translated block, in order; they add up to `len(code)`.
 
     `n` is their number if the engine told it. Only the last instruction of a block can be an invalid one, of which
@@ -159,7 +168,7 @@ def boundaries(code: bytes, n: int = 0) -> tuple[int, ...]:
     at = 0
     end = len(code)
     while at < end and len(sizes) != n - 1:
-        size = min(length(code, at), end - at)
+        size = min(length(code, at, bits), end - at)
         sizes.append(size)
         at += size
     if at < end:

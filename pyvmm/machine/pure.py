@@ -17,7 +17,7 @@ from pyvmm.machine.engine import HOOK_TYPES, REP_LIMIT, SLICE, Engine, Mode, Why
 from pyvmm.machine.exits import BudgetUsed, Exit, PageFault
 from pyvmm.machine.opcodes import Kind, Plan
 from pyvmm.machine.paging import walk
-from pyvmm.machine.registers import FLAG_TF, R8, R10, R11, RAX, RCX, RDI, RDX, RFLAGS, RIP, RSI
+from pyvmm.machine.registers import FLAG_TF, R8, R10, R11, RAX, RCX, RDI, RDX, RFLAGS, RIP, RSI, RSP
 
 _MASK64: Final = (1 << 64) - 1
 
@@ -209,7 +209,7 @@ class PureEngine(PythonHooks):
         plan = self._known.get((pc, size))
         if plan is None:
             plan = self._known[pc, size] = self.plan(pc, size, self._counts.pop(pc, 0))
-        if plan.kind == Kind.SINGLE and self._pc <= pc < self._pc + self._size and size != self._size:
+        if plan.kind == Kind.SINGLE and self._pc <= pc < self._pc + self._size and self.redone(plan, pc):
             # A store into the block before: it was left at this instruction, which is now executed alone.
             self.instructions -= opcodes.not_retired(self.plan(self._pc, self._size).sizes, pc - self._pc)
         after = self.instructions + plan.n
@@ -217,8 +217,9 @@ class PureEngine(PythonHooks):
             self._size = 0
             self._stop(Why.FIT)
             return
-        if plan.kind == Kind.STEP:
-            self.step_count = plan.k
+        trapped_pause = plan.kind == Kind.SINGLE and plan.k == 3 and self.read(RFLAGS) & FLAG_TF
+        if plan.kind == Kind.STEP or trapped_pause:
+            self.step_count = 1 if trapped_pause else plan.k
             self._size = 0
             self._stop(Why.STEP)
             return
@@ -228,11 +229,13 @@ class PureEngine(PythonHooks):
             return
         self.instructions = after
         self._pc, self._size = pc, size
+        if plan.kind == Kind.SINGLE and plan.k:
+            self._call = pc, size, self.read(RSP)
         if plan.kind == Kind.REP:
             self._rep = pc + plan.k
             self._rep_run = 0
             code = self.fetch(self._rep, size - plan.k)
-            self._rep_mask = 0xFFFFFFFF if opcodes.address_size_32(code) else (1 << 64) - 1
+            self._rep_mask = opcodes.counter_mask(code, self.code_segment()[0])
             self._rep_rcx = self.read(RCX) & self._rep_mask if plan.n == 1 else None
 
     def _again(self, pc: int, size: int) -> None:
