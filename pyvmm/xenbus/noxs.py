@@ -247,7 +247,7 @@ class DevicePage:
         self.resources = resources
         xc = resources.xc
         address = devctl(xc, "get", xen.DOMID_SELF).u.get.mfn
-        self.va = xc.map_foreign(xc.api.domid, address // PAGE, writable=False)
+        self.va = xc.map_foreign(xen.DOMID_SELF, address // PAGE, writable=False)
         self.changed = xc.bind_virq(abi.VIRQ_NOXS)
 
     def scan(self) -> list[Found]:

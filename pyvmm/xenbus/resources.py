@@ -152,7 +152,7 @@ class Resources:
                 frame_list=frames,
             )
             mfns = struct.unpack(f"<{count}Q", self.api.read(frames, 8 * count))
-            self._table.append(self.xc.map_foreign(self.api.domid, mfns[-1]))
+            self._table.append(self.xc.map_foreign(xen.DOMID_SELF, mfns[-1]))
         self._next_ref += 1
         return ref
 
