@@ -1,8 +1,8 @@
 """Start-up and boot: `python bench/bench_boot.py [--json] [-n RUNS]`.
 
-- first line: from the start of the process to the first byte of the guest's console, `pyvmm run --dom0 hello`; beside it the real Xen in
-  QEMU (TCG) with the same image as its dom0, in turn with ours, and the ratio of the medians (goal: at most 1/5);
-- create + boot: one more `hello` as a domU on a host that is up: created, booted, shut down and destroyed, in ms of CPU time;
+- first line: from the start of the process to the first line of the guest, `pyvmm run --dom0 hello`; beside it the
+  real Xen in QEMU (TCG) with the same image as its dom0, in turn with ours, and the ratio of the medians (goal: 1/5);
+- create + boot: one more `hello` as a domU on a host that is up: created, booted, ended, destroyed, ms of CPU time;
 - switch: one domain switch, in us of CPU time: two domains that only yield, less the yields of one alone.
 """
 
@@ -17,13 +17,13 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pyvmm import images
 from pyvmm.host import Host
 from tests.oracle import xen
 
+ROOT = Path(__file__).resolve().parents[1]
 HELLO = images.path("hello")
 FIRST_LINE = b"Hello from a PV guest."
 

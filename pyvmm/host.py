@@ -40,7 +40,7 @@ from pyvmm.backends.switch import Frame, Port, Switch
 from pyvmm.backends.tap import TapPort
 from pyvmm.backends.vif import Network
 from pyvmm.backends.xenstored import Xenstored
-from pyvmm.errors import ConfigError, ImageError, MemoryShortage
+from pyvmm.errors import ConfigError, EngineError, ImageError, MemoryShortage
 from pyvmm.hypervisor import event_channel, lifecycle, subsystems
 from pyvmm.hypervisor import trace as events
 from pyvmm.hypervisor.crash import Recent, Symbols
@@ -51,7 +51,7 @@ from pyvmm.hypervisor.errors import XenError
 from pyvmm.hypervisor.hypervisor import Hypervisor, Outcome
 from pyvmm.hypervisor.runstate import wake
 from pyvmm.hypervisor.scheduler import Policy
-from pyvmm.machine import Machine
+from pyvmm.machine import Machine, MachineError
 from pyvmm.toolstack.build import PAGE, DomainConfig
 from pyvmm.toolstack.config import GuestConfig
 from pyvmm.toolstack.design import Design
@@ -263,7 +263,10 @@ class Host:
             raise ConfigError(f"a host of {memory} bytes: it needs whole pages, {limits}")
         assert subsystems  # imported for the hypercalls it registers
         self.seed = seed
-        self.machine = Machine(memory=memory, engine=engine)
+        try:
+            self.machine = Machine(memory=memory, engine=engine)
+        except MachineError as error:
+            raise EngineError(str(error)) from None
         self.hypervisor = Hypervisor(self.machine, policy=policy)
         self.images: dict[str, str] = {}
         self.domains: list[Domain] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -10,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+FAST = importlib.util.find_spec("pyvmm.machine._fast") is not None
+"""The C extension is built."""
+ENGINES = ("fast", "pure", "step") if FAST else ("pure", "step")
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import pyvmm
+from tests.running import ENGINES, pyvmm
 
 GUESTS = {
     "hello": ("run", "hello"),
@@ -19,13 +19,13 @@ GUESTS = {
 
 @pytest.mark.parametrize("guest", GUESTS)
 def test_engines_agree_with_single_stepping(guest: str, tmp_path: Path) -> None:
-    """The fast engine, the pure engine and single-stepping give the same figures and the same event stream."""
-    runs = {e: pyvmm(*GUESTS[guest], "--engine", e, figures=tmp_path / f"{e}.json") for e in ("fast", "pure", "step")}
+    """The fast engine (where it is built), the pure one and single-stepping give the same figures and events."""
+    runs = {e: pyvmm(*GUESTS[guest], "--engine", e, figures=tmp_path / f"{e}.json") for e in ENGINES}
     assert {r.status for r in runs.values()} == {0}, {e: r.err for e, r in runs.items()}
-    assert runs["fast"].repeatable() == runs["step"].repeatable()
-    assert runs["pure"].repeatable() == runs["step"].repeatable()
-    assert len({r.out for r in runs.values()}) == 1
-    assert runs["fast"].figures["domains"][-1]["instructions"] > 1000
+    for run in runs.values():
+        assert run.repeatable() == runs["step"].repeatable()
+        assert run.out == runs["step"].out
+    assert runs["step"].figures["domains"][-1]["instructions"] > 1000
 
 
 @pytest.mark.parametrize("guest", ["hello", "abicheck"])
@@ -53,8 +53,8 @@ def test_budget_stops_at_exactly_that_instruction(tmp_path: Path) -> None:
             pyvmm(
                 "run", "hello", "--max-instructions", str(limit), "--engine", e, figures=tmp_path / f"{e}{limit}.json"
             )
-            for e in ("fast", "pure", "step")
+            for e in ENGINES
         ]
-        assert [r.status for r in runs] == [5, 5, 5]
+        assert {r.status for r in runs} == {5}
         assert {sum(d["instructions"] for d in r.figures["domains"]) for r in runs} == {limit}
         assert len({r.figures["digest"] for r in runs}) == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import pyvmm
+from tests.running import ENGINES, pyvmm
 
 MODULES = "echo halt ls lsmmap test lsxen normal minicmd help".split()
 
@@ -58,6 +58,6 @@ def test_input_from_a_pipe_repeats_to_the_bit(grub: Path, tmp_path: Path) -> Non
     runs = [
         pyvmm("run", grub, stdin=TYPED, env={"PYTHONHASHSEED": str(i)}, figures=tmp_path / f"{i}") for i in range(20)
     ]
-    runs += [pyvmm("run", grub, "--engine", e, stdin=TYPED, figures=tmp_path / e) for e in ("pure", "step")]
+    runs += [pyvmm("run", grub, "--engine", e, stdin=TYPED, figures=tmp_path / e) for e in ENGINES]
     assert {run.status for run in runs} == {0}
     assert all(run.repeatable() == runs[0].repeatable() for run in runs)

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["Hypervisor", "Outcome", "block", "set_runstate", "wake"]
 
 
+NEVER = 1 << 62  # ns: 146 years
+
+
 class Outcome(Enum):
     """Why `Hypervisor.run` came back."""
 
@@ -223,7 +226,13 @@ class Hypervisor:
         return result & 0xFFFF_FFFF_FFFF_FFFF
 
     def set_timer(self, key: Hashable, deadline: int, action: Callable[[], None]) -> None:
-        """Call `action()` at virtual time `deadline`, also when that is before the engine would come back by itself."""
+        """Call `action()` at virtual time `deadline`, also when that is before the engine would come back by itself.
+
+        A deadline from `NEVER` on is none: skipping an idle machine's clock there would wrap the guests' clocks.
+        """
+        if deadline >= NEVER:
+            self.timers.cancel(key)
+            return
         self.timers.set(key, deadline, action)
         if deadline < self.run_end:
             self.look = True
