@@ -2,8 +2,8 @@
 
 Requests are taken between two slices, and while nobody can run; each arrival is an event of the trace (XS_SOCKET)
 before the store acts on it. What a client sends changes nothing else: not how long slices are, nor, on an idle host, at
-which virtual time its requests are answered. So the same requests in the same order give an idle host the same trace,
-and a record of the arrivals is enough to repeat any run.
+which virtual time its requests are answered; guests and daemons wake only for what they watch. So a record of the
+arrivals is enough to repeat a run, and an idle host gives the same requests in the same order the same trace.
 
 While nobody can run and a timer is set, virtual time does not rush there: the wait lasts as long on the host's clock,
 so that a guest that sleeps for a second lets the host sleep for one, and listen. The timer fires at its virtual time
@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from pyvmm.backends.xenstored import Xenstored
 from pyvmm.errors import UsageError
 from pyvmm.hypervisor import trace
+from pyvmm.hypervisor.runstate import wake
 from pyvmm.xenstore.socket import SocketError, SocketServer
 
 LINGER = 0.0003  # seconds for which the next request of a client in a dialogue is waited for
@@ -28,12 +28,12 @@ SECOND = 1_000_000_000
 
 
 class XenstoreSocket:
-    """Serves `xenstored`'s store at `path` while the host runs (`pyvmm.host.Outside`). `changed` is called after
-    requests, for guests and daemons to hear of them. `UsageError`: the socket cannot be made."""
+    """Serves `xenstored`'s store at `path` while the host runs (`pyvmm.host.Outside`). `UsageError`: the socket cannot
+    be made."""
 
-    def __init__(self, xenstored: Xenstored, path: str | Path, changed: Callable[[], None]) -> None:
+    def __init__(self, xenstored: Xenstored, path: str | Path) -> None:
+        self._xenstored = xenstored
         self._hv = xenstored.api.v.hv
-        self._changed = changed
         self.stopped = False
         try:
             self.server = SocketServer(xenstored.store, path, self)
@@ -92,8 +92,9 @@ class XenstoreSocket:
             again = self.server.poll(LINGER)
             rounds += 1
         if heard:
-            self._changed()
-            self.server.flush()
+            self._xenstored.pump()
+            if self._xenstored.api.has_work:
+                wake(self._xenstored.api.v)
 
     # --- pyvmm.xenstore.socket.Observer ---
 

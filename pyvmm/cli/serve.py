@@ -73,8 +73,7 @@ def command(
             from pyvmm.report.text import write_trace
 
             write_trace(host.hypervisor.trace, trace)
-        services = host.services
-        store = stack.enter_context(closing(XenstoreSocket(services.xenstored, path, services.changed)))
+        store = stack.enter_context(closing(XenstoreSocket(host.services.xenstored, path)))
         stack.enter_context(_ended_by_signals(store))
         supervisor = Guests(host, guests, endless=True)
         names = ", ".join(supervisor.guests) or "none"

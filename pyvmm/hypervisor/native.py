@@ -152,6 +152,11 @@ class Native:
 
     # -- runtime
 
+    @property
+    def has_work(self) -> bool:
+        """A task could go on now."""
+        return bool(self._ready) or any(condition() for condition, _ in self._waiting)
+
     def close(self) -> None:
         """Drop all tasks where they are; the domain does nothing any more."""
         for task in [task for task, _ in self._ready] + [task for _, task in self._waiting]:
