@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pyvmm.hypervisor import cpu, runstate, time, trace
 from pyvmm.hypervisor import hypercalls as hc
+from pyvmm.hypervisor.bounce import CS64, SS
 from pyvmm.hypervisor.console_ring import ConsoleRing
 from pyvmm.hypervisor.errors import DomainCrash
 from pyvmm.hypervisor.frames import FrameTable
@@ -78,6 +79,7 @@ class Hypervisor:
         self.xen_area = XenArea(self)
         self.mmu = Mmu(self)
         self._u64 = machine.ram.u64
+        machine.sysret_selectors = (CS64, SS)  # Xen's way out of a hypercall (entry.S: restore_all_guest)
         machine.on_syscall = self._on_syscall
         machine.on_cpuid = lambda leaf, subleaf: cpu.native_cpuid(self, leaf, subleaf)
 

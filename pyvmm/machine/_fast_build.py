@@ -20,7 +20,8 @@ typedef struct pv_engine {
     int64_t iterations_left;
     int32_t rep_active, rep_rcx_known;
     int32_t code_bits, mode, why, vector, error_code, software, step_count;
-    int32_t step_tf, step_counted, stop_requested, in_callback, restart, error, declined, failed, has_handler, flush;
+    int32_t step_tf, step_counted, stop_requested, in_callback, restart, error, declined, failed, has_handler;
+    int32_t flush, sysret_cs, sysret_ss;
     size_t error_offset, old_offset;
     ...;
 } pv_engine;

@@ -106,6 +106,7 @@ class Engine:
         self._rep_run = 0
         self.one_block_at = 0
         self._flush = False
+        self.sysret_cs = self.sysret_ss = 0  # see Machine.sysret_selectors
         #: The firmware ran in a callback: the run is left and entered again, for Unicorn is not quite reentrant.
         self.restart = False
 

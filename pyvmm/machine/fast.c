@@ -17,7 +17,7 @@
 #include <string.h>
 
 /* Numbers of the unicorn 2.1.4 headers. */
-enum { REG_RAX = 35, REG_RCX = 38, REG_RDI = 39, REG_RDX = 40, REG_RIP = 41, REG_RSI = 43, REG_RSP = 44, REG_CR2 = 52, REG_CR3 = 53,
+enum { REG_CS = 11, REG_SS = 49, REG_RAX = 35, REG_RCX = 38, REG_RDI = 39, REG_RDX = 40, REG_RIP = 41, REG_RSI = 43, REG_RSP = 44, REG_CR2 = 52, REG_CR3 = 53,
        REG_R8 = 106, REG_R10 = 108, REG_R11 = 109, REG_RFLAGS = 253 };
 enum { HOOK_INTR = 1, HOOK_INSN = 2, HOOK_BLOCK = 8, HOOK_INSN_INVALID = 16384, HOOK_EDGE = 32768 };
 enum { INS_SYSCALL = 699 };
@@ -75,7 +75,8 @@ typedef struct pv_engine {
     int64_t iterations_left;
     int32_t rep_active, rep_rcx_known;
     int32_t code_bits, mode, why, vector, error_code, software, step_count;
-    int32_t step_tf, step_counted, stop_requested, in_callback, restart, error, declined, failed, has_handler, flush;
+    int32_t step_tf, step_counted, stop_requested, in_callback, restart, error, declined, failed, has_handler;
+    int32_t flush, sysret_cs, sysret_ss;
     /* private */
     uint64_t epoch; /* in the upper half */
     near_entry *last; /* the block entered last, if not yet copied to block_pc and block_size */
@@ -480,6 +481,10 @@ static void on_syscall(void *uc, void *data)
     if (e->declined) {
         stop(e, SYSCALL);
         return;
+    }
+    if (e->sysret_cs && (pv_read(e, REG_CS) != (uint64_t)e->sysret_cs || pv_read(e, REG_SS) != (uint64_t)e->sysret_ss)) {
+        pv_write(e, REG_CS, (uint64_t)e->sysret_cs);
+        pv_write(e, REG_SS, (uint64_t)e->sysret_ss);
     }
     uint64_t flags = pv_read(e, REG_RFLAGS);
     pv_write(e, REG_RAX, rax);

@@ -84,6 +84,8 @@ class FastEngine(Engine):
     one_block_at = _field("one_block_at")
     tsc_offset = _field("tsc_offset")
     restart = _field("restart")
+    sysret_cs = _field("sysret_cs")
+    sysret_ss = _field("sysret_ss")
     _rep_run = _field("rep_run")
 
     def __init__(self, cpu: Cpu) -> None:

@@ -146,6 +146,16 @@ class Machine:
         self._engine.on_syscall = handler
 
     @property
+    def sysret_selectors(self) -> tuple[int, int]:
+        """CS and SS after a `syscall` that was served in place: what SYSRET loads (Intel SDM volume 2, from IA32_STAR),
+        without a look at any descriptor. The guest may have come with others. (0, 0): they stay as they are."""
+        return self._engine.sysret_cs, self._engine.sysret_ss
+
+    @sysret_selectors.setter
+    def sysret_selectors(self, selectors: tuple[int, int]) -> None:
+        self._engine.sysret_cs, self._engine.sysret_ss = selectors
+
+    @property
     def on_cpuid(self) -> CpuidHandler | None:
         """`f(leaf, subleaf)` gives EAX, EBX, ECX, EDX, or None for the CPU model's own answer."""
         return self._engine.on_cpuid

@@ -17,7 +17,7 @@ from pyvmm.machine.engine import HOOK_TYPES, REP_LIMIT, SLICE, Engine, Mode, Why
 from pyvmm.machine.exits import BudgetUsed, Exit, PageFault
 from pyvmm.machine.opcodes import Kind, Plan
 from pyvmm.machine.paging import walk
-from pyvmm.machine.registers import FLAG_TF, R8, R10, R11, RAX, RCX, RDI, RDX, RFLAGS, RIP, RSI, RSP
+from pyvmm.machine.registers import CS, FLAG_TF, R8, R10, R11, RAX, RCX, RDI, RDX, RFLAGS, RIP, RSI, RSP, SS
 
 _MASK64: Final = (1 << 64) - 1
 
@@ -139,6 +139,9 @@ class PythonHooks(Engine):
         if rax is None:
             self._stop(Why.SYSCALL)
             return
+        if self.sysret_cs and (read(CS) != self.sysret_cs or read(SS) != self.sysret_ss):
+            self.write(CS, self.sysret_cs)
+            self.write(SS, self.sysret_ss)
         flags = read(RFLAGS)
         self.write(RAX, rax)
         self.write(RCX, read(RIP) + 2)

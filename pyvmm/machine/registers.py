@@ -56,6 +56,8 @@ R11: Final = int(Reg.R11)
 RIP: Final = int(Reg.RIP)
 RFLAGS: Final = int(Reg.RFLAGS)
 CR2: Final = int(Reg.CR2)
+CS: Final = int(Reg.CS)
+SS: Final = int(Reg.SS)
 
 #: Registers that only `Machine.load_segments` may change.
 SELECTORS: Final = frozenset({Reg.CS, Reg.SS, Reg.DS, Reg.ES, Reg.FS, Reg.GS})

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.abi import errno, xen
+from pyvmm.abi import errno, sched, xen
 from pyvmm.hypervisor import descriptors
+from pyvmm.hypervisor.bounce import CS64, SS
 from pyvmm.hypervisor.errors import XenError
 from pyvmm.hypervisor.frames import PGT_none, PGT_seg_desc_page, PGT_writable_page
 from pyvmm.machine import Reg
@@ -23,12 +24,14 @@ from tests.hypervisor.code_guest import (
     NOP,
     PAGE,
     STACK,
+    SYSCALL,
     UNMAPPED,
     CodeGuest,
 )
 
 DATA3 = 0x00CF_F300_0000_FFFF  # flat data, ring 3
 DATA0 = 0x00CF_9300_0000_FFFF
+CODE64 = 0x00AF_FB00_0000_FFFF
 CODE32 = 0x00CF_FB00_0000_FFFF
 BASED = 0x12CF_F334_5678_FFFF  # data at 0x12345678
 TSS = 0x0000_8900_0000_0067
@@ -241,3 +244,17 @@ def test_nothing_leaks() -> None:
     hv.machine.switch(hv.machine.new_context())
     destroy_domain(g.domain)
     assert hv.frames.free_count >= free
+
+
+@pytest.mark.parametrize("engine", ["pure", "auto", "step"])
+def test_a_hypercall_returns_with_flat_selectors(engine: str) -> None:
+    """SYSRET loads CS and SS whatever they were: the guest's own are gone, and no descriptor is looked at."""
+    g = CodeGuest(SYSCALL + NOP, engine=engine)
+    g.poke(GDT, struct.pack("<3Q", 0, CODE64, DATA3))
+    assert set_gdt(g, g.pa(GDT) >> 12) == 0
+    g.ready()
+    descriptors.load_segments(g.v, cs=0x0B, ss=0x13)
+    g.set(rax=xen.HYPERVISOR_sched_op, rdi=sched.SCHEDOP_yield)
+    assert (g.reg(Reg.CS), g.reg(Reg.SS)) == (0x0B, 0x13)
+    g.run(2)
+    assert (g.reg(Reg.CS), g.reg(Reg.SS)) == (CS64, SS) and g.reg(Reg.RAX) == 0
