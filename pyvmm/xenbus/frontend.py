@@ -50,7 +50,8 @@ class FrontChannel(Protocol):
 
 
 class Frontend:
-    """One device's front end. It wants to be open until `close`; `open` makes it want to again."""
+    """One device's front end. It wants to be open until `close`, or until the back end closes; `open` makes it want to
+    again."""
 
     def __init__(self, channel: FrontChannel, path: FrontPath, state: State = State.INITIALISING) -> None:
         self.channel = channel
@@ -124,7 +125,7 @@ class Frontend:
 
     def _enter(self, row: Row, connection: Connection | None) -> None:
         if row.action is Action.STOP:
-            self.started = False
+            self.started = self.wanted = False
             self.path.stop()
         elif row.action is Action.RELEASE:
             self.path.release()
