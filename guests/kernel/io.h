@@ -40,7 +40,7 @@ _Static_assert(offsetof(struct blkif_request, u.indirect.gref) == 28, "io/blkif.
 #define HYPERVISOR_devctl 41
 enum { XEN_DEVCTL_VERSION = 1, XEN_DEVCTL_get = 1, XEN_DEVCTL_dev_add, XEN_DEVCTL_dev_rem, XEN_DEVCTL_dev_enum };
 enum { noxs_dev_none, noxs_dev_sysctl, noxs_dev_vif, noxs_dev_vbd };
-enum { NOXS_DEVICES = 32 };
+enum { NOXS_DEVICES = 32, VIRQ_NOXS = 23 }; /* the virq is pyvmm's own: the device page has changed */
 struct noxs_entry { volatile u32 type, id; volatile u16 be_id; volatile u32 grant, evtchn; };
 struct noxs_page { u32 version, dev_count; struct noxs_entry devs[NOXS_DEVICES]; };
 struct xen_devctl { u32 version, cmd; u16 domain; u64 address; u8 rest[640]; };

@@ -90,9 +90,10 @@ bool netfront_connect(struct netfront *n)
     struct netfront_ask ask = {n->tx_ref, n->rx_ref, n->tx_port, n->rx_port, true, false};
     d->state = XenbusStateConnected;
     n->connected = n->way->publish(d, &ask) && device_wait(d, STATES(XenbusStateConnected) | STATES_GONE) == XenbusStateConnected;
-    if (n->connected)
+    if (n->connected) {
+        n->connections++;
         refill(n);
-    else {
+    } else {
         device_shut(d);
         data_drop(n);
     }

@@ -27,11 +27,12 @@ struct netfront {
     struct device device;
     const struct netfront_way *way;
     struct netfront_offer offer;
-    bool connected, want_blank; /* want_blank: leave checksums to the back end if it agrees */
+    bool connected;
     struct front_ring tx, rx;
     u32 tx_ref, rx_ref, tx_port, rx_port;
     struct netfront_buffer tx_buffers[NETFRONT_TX], rx_buffers[NETFRONT_RX];
     u64 frames_in, frames_out, errors;
+    u32 connections; /* so far */
 };
 typedef void (*frame_handler)(const u8 *frame, u32 n, u32 flags);
 

@@ -22,7 +22,11 @@ bool device_open(struct device *d, const struct bus *bus, u32 kind, u32 index)
     d->bus = bus;
     d->kind = kind;
     d->present = bus->open(d, index);
-    return d->present;
+    if (!d->present)
+        return false;
+    if (d->state == XenbusStateUnknown)
+        device_set_state(d, XenbusStateInitialising);
+    return d->state == XenbusStateInitialising || device_restart(d); /* whoever used it before has left it otherwise */
 }
 
 void device_close(struct device *d)
@@ -93,10 +97,10 @@ void device_shut(struct device *d)
 {
     if (d->state == XenbusStateConnected || d->state == XenbusStateInitialised) {
         device_set_state(d, XenbusStateClosing);
-        device_wait(d, STATES_GONE);
+        device_wait(d, STATES_GONE | STATES(XenbusStateInitialising));
     }
     device_set_state(d, XenbusStateClosed);
-    device_wait(d, STATES(XenbusStateUnknown, XenbusStateClosed, XenbusStateInitWait));
+    device_wait(d, STATES(XenbusStateUnknown, XenbusStateClosed, XenbusStateInitialising, XenbusStateInitWait));
 }
 
 bool device_restart(struct device *d)

@@ -64,3 +64,4 @@ void xs_dispatch(void); /* takes what watch events there are */
 
 /* xenbus_noxs.c */
 bool noxs_offers(u32 kind); /* the device page lists one */
+extern volatile bool noxs_page_changed; /* set whenever a device has come or gone */

@@ -9,7 +9,17 @@
 
 static const struct noxs_page *page; /* ours, read-only; NULL: not asked for yet */
 static bool asked;
-static u32 taken; /* slots that a device is open on */
+static struct device *open_devices[NOXS_DEVICES]; /* by slot */
+volatile bool noxs_page_changed;
+
+static void page_changed(u32 port, void *arg)
+{
+    (void)port, (void)arg;
+    noxs_page_changed = true;
+    for (u32 i = 0; i < NOXS_DEVICES; i++)
+        if (open_devices[i])
+            open_devices[i]->changed = true;
+}
 
 static const struct noxs_page *device_page(void)
 {
@@ -19,6 +29,9 @@ static const struct noxs_page *device_page(void)
     asked = true;
     if (hypercall(HYPERVISOR_devctl, (u64)&op, 0, 0, 0, 0) || !op.address)
         return NULL;
+    s64 port = event_bind_virq(VIRQ_NOXS, 0);
+    if (port >= 0) /* else a hypervisor that does not tell of changes */
+        event_bind((u32)port, page_changed, NULL);
     return page = map_area_flags(op.address >> PAGE_SHIFT, PTE_P | PTE_U | PTE_A); /* not writable: Xen would refuse */
 }
 
@@ -46,7 +59,7 @@ static bool open(struct device *d, u32 index)
     for (u32 i = 0; p && i < NOXS_DEVICES; i++) {
         if (p->devs[i].type != d->kind || index--)
             continue;
-        if (taken >> i & 1)
+        if (open_devices[i])
             return false;
         struct gnttab_map map = {0, GNTMAP_host_map, p->devs[i].grant, p->devs[i].be_id, 0, 0, 0};
         struct evtchn_bind_interdomain bind = {p->devs[i].be_id, p->devs[i].evtchn, 0};
@@ -68,7 +81,7 @@ static bool open(struct device *d, u32 index)
             area_release((void *)map.host_addr);
             return false;
         }
-        taken |= 1U << i;
+        open_devices[i] = d;
         d->port = bind.local_port;
         d->state = d->page->fe_state;
         event_bind(d->port, rang, d);
@@ -84,7 +97,7 @@ static void close(struct device *d)
     event_close(d->port);
     hypercall_grant_table_op(GNTTABOP_unmap_grant_ref, &unmap, 1);
     area_release(d->page);
-    taken &= ~(1U << d->watch);
+    open_devices[d->watch] = NULL;
 }
 
 static void set_state(struct device *d, u32 state)
