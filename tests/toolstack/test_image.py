@@ -132,7 +132,8 @@ def test_what_python_cannot_unpack_is_named(magic: bytes, name: str) -> None:
 def test_the_shipped_images_are_kernels() -> None:
     for name in images.names():
         image = read_image(images.path(name).read_bytes(), name)
-        assert image.loader == "generic" and image.hypercall_page is not None
+        assert image.loader == "generic"
+        assert any(segment.va <= image.entry < segment.va + segment.size for segment in image.segments)
 
 
 PVH = {elfnote.XEN_ELFNOTE_PHYS32_ENTRY: struct.pack("<I", 0x100000)}
