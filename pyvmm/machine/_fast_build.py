@@ -1,6 +1,7 @@
 """Builds `pyvmm.machine._fast` (cffi, API mode, abi3) from `fast.c` and `fast_step.c`. Run by setuptools'
 `cffi_modules`, or by hand in a checkout."""
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -28,7 +29,7 @@ typedef struct pv_engine {
 
 pv_engine *pv_new(void *uc, void **functions, uintptr_t ram, uint64_t ram_size, uintptr_t code, uintptr_t scratch);
 void pv_free(pv_engine *e);
-void pv_new_epoch(pv_engine *e);
+void pv_forget_addresses(pv_engine *e);
 int pv_go(pv_engine *e, int mode, uint64_t slice);
 int64_t pv_step_many(pv_engine *e, int64_t n);
 void pv_code_segment(pv_engine *e);
@@ -55,4 +56,6 @@ if __name__ == "__main__":
     # Elsewhere, so that setuptools does not read this project's configuration.
     with tempfile.TemporaryDirectory() as build:
         product = Path(ffi.compile(tmpdir=build))
-        shutil.copy(product, HERE / product.name)
+        new = HERE / f"{product.name}.new{os.getpid()}"
+        shutil.copy(product, new)
+        os.replace(new, HERE / product.name)  # processes that run the old one keep it

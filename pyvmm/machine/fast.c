@@ -7,8 +7,9 @@
  *   and by linear address and size, for the current address space only, in `near`. Whenever Unicorn translates a block it
  *   says so (edge hook), and both entries for that block are cleared (the one in `plans`
  *   keeps Unicorn's count until it is first used). Code that changes loses its translation (guest stores: by
- *   Unicorn; host writes: by Ram), so it cannot run again without being translated again. `near` is also void after
- *   every change of CR3 and every TLB flush, since then a linear address may mean other bytes.
+ *   Unicorn; host writes: by Ram), so it cannot run again without being translated again. `near` is also emptied by
+ *   every change of CR3 and every TLB flush, since then a linear address may mean other bytes; the places in use are listed, so
+ *   that this costs no more than filling them did.
  *
  * The library is reached through pointers given at start-up: there is nothing to link with and no header needed.
  */
@@ -25,10 +26,12 @@ enum { CTL_TLB_FLUSH = 11 | 1 << 30 }; /* uc_ctl: number, no arguments, writing 
 
 #if defined(__GNUC__)
 #define LIKELY(x) __builtin_expect(!!(x), 1)
-#define COLD __attribute__((noinline))
+#define COLD __attribute__((noinline, cold))
+#define HOT __attribute__((hot, aligned(64)))
 #else
 #define LIKELY(x) (x)
 #define COLD
+#define HOT
 #endif
 
 #define TF 0x100u
@@ -57,18 +60,23 @@ typedef struct {
 
 typedef struct { uint64_t mask; uint32_t n, kind, k; } pv_plan; /* mask: of the register that a REP counts in */
 
-/* 32 bytes, so that two fill a cache line. `tag` is epoch and size, `cost` the count (see SPECIAL). */
-typedef struct { uint64_t pc, tag, cost; uint32_t kind_mask, k; } near_entry;
+/* What the hot path needs, and no more. `tag` is the linear address (48 bits say it all) and the size; `cost` the count (see SPECIAL). */
+typedef struct { uint64_t tag, cost; } near_entry;
+typedef struct { uint32_t kind_mask, k; } near_more;
 typedef struct { uint64_t pa, pa2; uint32_t size; pv_plan plan; } plan_entry;
 
 /* A block that needs more than counting costs this much, so that one comparison finds both it and the end of the budget. */
 #define SPECIAL (1ull << 62)
-#define NEAR_SIZE 8192u
+#define NOWHERE 0xFFFFull /* the tag of no block */
+#define NEAR_SIZE 16384u
 #define PLANS_SIZE 65536u
 
 typedef struct pv_engine {
+    /* the hot path's */
+    uint64_t instructions, bound;
+    uint64_t last; /* the tag of the block entered last, if not yet copied to block_pc and block_size */
     /* shared with Python */
-    uint64_t instructions, rep_iterations, limit, bound;
+    uint64_t rep_iterations, limit;
     uint64_t block_pc, block_size, one_block_at;
     uint64_t tsc_offset, code_base;
     uint64_t rep_pc, rep_rcx, rep_mask, rep_run;
@@ -78,8 +86,6 @@ typedef struct pv_engine {
     int32_t step_tf, step_counted, stop_requested, in_callback, restart, error, declined, failed, has_handler;
     int32_t flush, sysret_cs, sysret_ss;
     /* private */
-    uint64_t epoch; /* in the upper half */
-    near_entry *last; /* the block entered last, if not yet copied to block_pc and block_size */
     uint64_t call_pc, call_size, call_rsp; /* the block entered last that was nothing but a `call` */
     uint64_t slice_end; /* the bound while none is forced */
     void *uc;
@@ -92,7 +98,10 @@ typedef struct pv_engine {
     uint64_t step_pc, step_rcx, step_mask;
     int64_t step_left;
     int32_t step_repeated;
+    uint32_t near_used; /* how many of `near_list`; NEAR_SIZE: more than it holds */
     near_entry near[NEAR_SIZE];
+    near_more more[NEAR_SIZE];
+    uint16_t near_list[NEAR_SIZE];
     plan_entry plans[PLANS_SIZE];
 } pv_engine;
 
@@ -125,14 +134,14 @@ static void pv_write_many(pv_engine *e, int *regs, uint64_t *values, int n)
         pv_write(e, regs[i], values[i]);
 }
 
-static void pv_new_epoch(pv_engine *e);
+static void pv_forget_addresses(pv_engine *e);
 
 /* The TLB is flushed once, when the guest is about to run, however many page-table entries were changed before. */
 static void flush(pv_engine *e)
 {
     e->flush = 0;
     e->lib.ctl(e->uc, CTL_TLB_FLUSH);
-    pv_new_epoch(e);
+    pv_forget_addresses(e);
 }
 
 /* The width and base of the code segment, from the CPU structure. */
@@ -212,15 +221,20 @@ static plan_entry *locate(pv_engine *e, uint64_t pc, uint32_t size, uint64_t *pa
 static void pv_settle(pv_engine *e)
 {
     if (e->last) {
-        e->block_pc = e->last->pc;
-        e->block_size = (uint32_t)e->last->tag;
-        e->last = NULL;
+        e->block_pc = (uint64_t)((int64_t)e->last >> 16);
+        e->block_size = e->last & 0xFFFF;
+        e->last = 0;
     }
 }
 
 static near_entry *near_place(pv_engine *e, uint64_t pc)
 {
-    return &e->near[(pc ^ pc >> 13) & (NEAR_SIZE - 1)];
+    return &e->near[pc & (NEAR_SIZE - 1)];
+}
+
+static uint64_t near_tag(uint64_t pc, uint32_t size)
+{
+    return pc << 16 | size;
 }
 
 /* Whether no byte of a block can belong to an instruction that opcodes.plan() treats specially. Most blocks pass, and then
@@ -238,15 +252,17 @@ static int plainly(pv_engine *e, uint64_t pc, uint32_t size)
         repeat |= (b & 0xFE) == 0xF2;
         string |= (b & 0xFC) == 0xA4 || (b >= 0xAA && b <= 0xAF);
     }
+    if (size >= 5 && !memcmp(code + size - 5, "\xE8\xFB\xFF\xFF\xFF", 5))
+        return 0; /* a call to itself */
     return !(repeat && string);
 }
 
 static near_entry *find_plan(pv_engine *e, uint64_t pc, uint32_t size)
 {
     near_entry *n = near_place(e, pc);
-    uint64_t tag = e->epoch | size, pa, pa2;
+    uint64_t tag = near_tag(pc, size), pa, pa2;
     pv_plan plan;
-    if (n->pc == pc && n->tag == tag)
+    if (n->tag == tag)
         return n;
     plan_entry *p = locate(e, pc, size, &pa, &pa2);
     int same = p && p->pa == pa && p->pa2 == pa2 && p->size == size;
@@ -261,7 +277,10 @@ static near_entry *find_plan(pv_engine *e, uint64_t pc, uint32_t size)
         if (p)
             *p = (plan_entry){pa, pa2, size, plan};
     }
-    *n = (near_entry){pc, tag, plan.n + (plan.kind == PLAIN ? 0 : SPECIAL), plan.kind << 2 | ((plan.mask >> 16 != 0) + (plan.mask >> 32 != 0)), plan.k};
+    if (!n->tag && e->near_used < NEAR_SIZE)
+        e->near_list[e->near_used++] = (uint16_t)(n - e->near);
+    *n = (near_entry){tag, plan.n + (plan.kind == PLAIN ? 0 : SPECIAL)};
+    e->more[n - e->near] = (near_more){plan.kind << 2 | ((plan.mask >> 16 != 0) + (plan.mask >> 32 != 0)), plan.k};
     return n;
 }
 
@@ -336,7 +355,8 @@ static void enter(pv_engine *e, uint64_t pc, uint32_t size, uint64_t bound)
         stop(e, ERROR);
         return;
     }
-    pv_plan plan = {MASKS[n->kind_mask & 3], (uint32_t)n->cost, n->kind_mask >> 2, n->k};
+    const near_more *more = &e->more[n - e->near];
+    pv_plan plan = {MASKS[more->kind_mask & 3], (uint32_t)n->cost, more->kind_mask >> 2, more->k};
     if (plan.kind == SINGLE && pc - e->block_pc < e->block_size && redone(e, plan.k, pc))
         /* A store into the block before: it was left at this instruction, which is now executed alone. */
         e->instructions -= pv_py_tail(e->block_pc, (uint32_t)e->block_size, pc - e->block_pc);
@@ -375,16 +395,16 @@ static COLD void special_block(pv_engine *e, uint64_t pc, uint32_t size)
     e->bound = e->rep_active || e->mode != BLOCKS || e->why != NOTHING ? 0 : e->slice_end;
 }
 
-/* The hot path: no stack frame, one comparison a fact. */
-static void on_block(void *uc, uint64_t pc, uint32_t size, void *data)
+/* The hot path: no stack frame, one comparison for the block and one for the budget. */
+static HOT void on_block(void *uc, uint64_t pc, uint32_t size, void *data)
 {
     pv_engine *e = data;
-    near_entry *n = near_place(e, pc);
+    const near_entry *n = near_place(e, pc);
+    uint64_t tag = near_tag(pc, size), after = e->instructions + n->cost;
     (void)uc;
-    uint64_t after = e->instructions + n->cost;
-    if (LIKELY(n->pc == pc && n->tag == (e->epoch | size) && after <= e->bound)) {
+    if (LIKELY(n->tag == tag) && LIKELY(after <= e->bound)) {
         e->instructions = after;
-        e->last = n;
+        e->last = tag;
         return;
     }
     special_block(e, pc, size);
@@ -402,8 +422,8 @@ static void on_edge(void *uc, uc_tb *current, uc_tb *previous, void *data)
         return;
     pv_settle(e);
     near_entry *n = near_place(e, current->pc);
-    if (n->pc == current->pc)
-        n->tag = ~0ull;
+    if (n->tag >> 16 == current->pc << 16 >> 16)
+        n->tag = NOWHERE;
     plan_entry *p = locate(e, current->pc, current->size, &pa, &pa2);
     if (p && current->size)
         *p = (plan_entry){pa, pa2, current->size, {0, 0, 0, current->icount}};
@@ -509,7 +529,6 @@ static pv_engine *pv_new(void *uc, void **functions, uintptr_t ram, uint64_t ram
     e->ram_size = ram_size;
     e->code = (uint8_t *)code;
     e->scratch = (uint8_t *)scratch;
-    e->epoch = 1ull << 32;
     size_t handle;
     int bad = e->lib.hook_add(uc, &handle, HOOK_INTR, (void *)on_intr, e, (uint64_t)1, (uint64_t)0);
     bad |= e->lib.hook_add(uc, &handle, HOOK_INSN_INVALID, (void *)on_invalid, e, (uint64_t)1, (uint64_t)0);
@@ -529,14 +548,15 @@ static void pv_free(pv_engine *e)
 }
 
 /* CR3 changed or the TLB was flushed. */
-static void pv_new_epoch(pv_engine *e)
+static void pv_forget_addresses(pv_engine *e)
 {
     pv_settle(e);
-    e->epoch += 1ull << 32;
-    if (!e->epoch) {
+    if (e->near_used == NEAR_SIZE)
         memset(e->near, 0, sizeof e->near);
-        e->epoch = 1ull << 32;
-    }
+    else
+        for (uint32_t i = 0; i < e->near_used; i++)
+            e->near[e->near_list[i]].tag = 0;
+    e->near_used = 0;
 }
 
 static int pv_go(pv_engine *e, int mode, uint64_t slice);

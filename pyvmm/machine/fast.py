@@ -199,7 +199,7 @@ class FastEngine(Engine):
 
     def address_space_changed(self) -> None:
         self._c.flush = 0  # a change of CR3 is a flush
-        lib.pv_new_epoch(self._c)
+        lib.pv_forget_addresses(self._c)
 
     def read(self, reg: int) -> int:
         return lib.pv_read(self._c, reg)  # type: ignore[no-any-return]
