@@ -195,7 +195,7 @@ def _code(v: VCpu) -> Iterator[str]:
 def _backtrace(v: VCpu) -> Iterator[str]:
     """Return addresses: the chain of frame pointers; where it breaks off at once, what looks like one on the stack."""
     rip, rsp, rbp = v.hv.machine.get_many((Reg.RIP, Reg.RSP, Reg.RBP))
-    yield "Call trace:"
+    yield "Backtrace:"
     yield f"   [<{rip:016x}>]{_symbol(v, rip)}"
     frames, last = 0, rsp - 1 if _read(v, rsp, WORD) else 0  # without a stack, RBP may still be good
     while frames < MAX_FRAMES and rbp > last and rbp % WORD == 0:

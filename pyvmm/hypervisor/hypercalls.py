@@ -49,7 +49,8 @@ def call(v: VCpu, number: int, a1: int = 0, a2: int = 0, a3: int = 0, a4: int = 
     """Serve one hypercall of `v`; the result as a signed integer (negative: an errno). An unknown number is -ENOSYS."""
     entry = TABLE.get(number)
     if entry is None:
-        name, result = xen.HYPERCALL_NAMES.get(number, f"unknown_{number}"), -errno.ENOSYS
+        # One name for all that do not exist: a guest could make up any number of them.
+        name, result = xen.HYPERCALL_NAMES.get(number, "unknown"), -errno.ENOSYS
     else:
         _, name, args, handler = entry
         count = len(args)

@@ -67,8 +67,18 @@ def _poll(v: VCpu, arg: int) -> int:
 
 def _shutdown(v: VCpu, arg: int) -> int:
     op = abi.sched_shutdown.unpack(v.copy_in(arg, abi.sched_shutdown.size))
-    shutdown(v.domain, op.reason & 0xFF)
+    _end_itself(v, op.reason & 0xFF)
     return 0
+
+
+def _end_itself(v: VCpu, code: int) -> None:
+    """`v` shuts its domain down. A kernel that panics says so by SHUTDOWN_crash: that gets a report, too."""
+    domain = v.domain
+    if abi.SHUTDOWN_crash in (code, domain.latched_shutdown_code) and domain.crash_report is None:
+        from pyvmm.hypervisor import cpu
+
+        domain.crash_report = cpu.crash_report(v, "the guest's kernel shut itself down: SHUTDOWN_crash")
+    shutdown(domain, code)
 
 
 def _shutdown_code(v: VCpu, arg: int) -> int:
@@ -177,6 +187,6 @@ def sched_op_compat(v: VCpu, cmd: int, arg: int) -> int:
     if cmd in (abi.SCHEDOP_yield, abi.SCHEDOP_block):
         return _OPERATIONS[cmd](v, 0)
     if cmd == abi.SCHEDOP_shutdown:
-        shutdown(v.domain, arg & 0xFF)
+        _end_itself(v, arg & 0xFF)
         return 0
     return -errno.ENOSYS

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import struct
 
+from pyvmm.abi import sched, xen
 from pyvmm.hypervisor.crash import Recent, Symbols
 from pyvmm.images import DIRECTORY
 from pyvmm.machine import Reg
-from tests.hypervisor.code_guest import CODE, NOP, STACK, UNMAPPED, XEN_TEXT, CodeGuest, store
+from tests.hypervisor.code_guest import CODE, DATA, NOP, STACK, SYSCALL, UNMAPPED, XEN_TEXT, CodeGuest, store
 
 
 def crashed(code: bytes, **registers: int) -> CodeGuest:
@@ -44,7 +45,7 @@ def test_backtrace_by_frame_pointers() -> None:
     g.poke(CODE, b"\x0f\x0b")
     g.set(rbp=STACK - 0x40, rsp=STACK - 0x48)
     g.run(1)
-    trace = g.report.split("Call trace:\n")[1].split("Guest stack")[0].splitlines()
+    trace = g.report.split("Backtrace:\n")[1].split("Guest stack")[0].splitlines()
     assert [line.split()[-1] for line in trace] == ["start", "main+0x5", "helper+0x4"]
 
 
@@ -110,3 +111,25 @@ def test_recent_keeps_the_last_ones() -> None:
     recent.stop()
     assert not g.hv.trace.on
     assert g.reg(Reg.RIP) == CODE
+
+
+def test_a_guest_that_says_it_crashed_is_reported_too() -> None:
+    g = CodeGuest(SYSCALL)
+    g.domain.symbols = Symbols([(CODE, 0x40, "panic")])
+    g.hv.recent = Recent(g.hv.trace)
+    g.poke(DATA, sched.sched_shutdown.pack(reason=sched.SHUTDOWN_crash))
+    g.ready()
+    g.set(rax=xen.HYPERVISOR_sched_op, rdi=sched.SCHEDOP_shutdown, rsi=DATA)
+    g.run(2)
+    assert g.domain.shutdown_code == sched.SHUTDOWN_crash
+    assert g.report.splitlines()[0] == "the guest's kernel shut itself down: SHUTDOWN_crash"
+    assert f"=>{CODE:016x}: 0f05" in g.report and "panic" in g.report and "Guest stack" in g.report
+
+
+def test_a_guest_that_powers_off_is_not() -> None:
+    g = CodeGuest(SYSCALL)
+    g.poke(DATA, sched.sched_shutdown.pack(reason=sched.SHUTDOWN_poweroff))
+    g.ready()
+    g.set(rax=xen.HYPERVISOR_sched_op, rdi=sched.SCHEDOP_shutdown, rsi=DATA)
+    g.run(2)
+    assert g.domain.shutdown_code == sched.SHUTDOWN_poweroff and g.domain.crash_report is None
