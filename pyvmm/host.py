@@ -32,12 +32,13 @@ from typing import Any, Protocol
 
 from pyvmm import images
 from pyvmm.abi import sched, xen
-from pyvmm.backends import vif_noxs, vif_xenstore
+from pyvmm.backends import sysctl_noxs, vif_noxs, vif_xenstore
 from pyvmm.backends.console import Activity, Console, Xenconsoled
 from pyvmm.backends.pcap import PcapPort
 from pyvmm.backends.ports import HostPort
 from pyvmm.backends.switch import Frame, Port, Switch
 from pyvmm.backends.tap import TapPort
+from pyvmm.backends.vbd_xenstore import VBD
 from pyvmm.backends.vif import Network
 from pyvmm.backends.xenstored import Xenstored
 from pyvmm.errors import ConfigError, EngineError, ImageError, MemoryShortage
@@ -52,10 +53,11 @@ from pyvmm.hypervisor.hypervisor import Hypervisor, Outcome
 from pyvmm.hypervisor.runstate import wake
 from pyvmm.hypervisor.scheduler import Policy
 from pyvmm.machine import Machine, MachineError
-from pyvmm.toolstack.build import PAGE, DomainConfig
+from pyvmm.toolstack.attach import NEGOTIATIONS, Attach
+from pyvmm.toolstack.build import PAGE, Built, DomainConfig
 from pyvmm.toolstack.config import GuestConfig
 from pyvmm.toolstack.design import Design
-from pyvmm.toolstack.devices import DEFAULT_BRIDGE, Device, Vif
+from pyvmm.toolstack.devices import DEFAULT_BRIDGE, Device, Vbd, Vif
 from pyvmm.toolstack.libxc import HypercallError, Libxc
 from pyvmm.toolstack.xl import Xl
 from pyvmm.xenbus.backend import Driver
@@ -176,9 +178,13 @@ class Result:
 class Domain:
     """A guest on a host: a handle made by `Host.create` and `Host.create_dom0`."""
 
-    def __init__(self, host: Host, domain: XenDomain) -> None:
+    def __init__(
+        self, host: Host, domain: XenDomain, built: Built | None = None, negotiation: str = "xenstore"
+    ) -> None:
         self._host = host
         self._domain = domain
+        self.built = built  # what the toolstack made; None for a dom0
+        self.negotiation = negotiation
         self.console = Console()
 
     def __repr__(self) -> str:
@@ -212,7 +218,15 @@ class Domain:
 
     def shutdown(self, reason: str = "poweroff") -> None:
         """Ask the guest to power off ("poweroff", "halt") or to "reboot", as `xl shutdown` does."""
-        self._host.toolstack.shutdown(self.domid, reason)
+        self._host.shutdown(self, reason)
+
+    def attach(self, device: Device) -> None:
+        """Add a device, also while the guest runs, in the way the domain has its devices. `ConfigError`."""
+        self._host.attach(self, device)
+
+    def detach(self, device: Device) -> None:
+        """Remove a device: its front end is asked to close, and when it has, the device goes. `ConfigError`."""
+        self._host.detach(self, device)
 
     def result(self) -> DomainResult:
         """What it has done so far."""
@@ -296,15 +310,21 @@ class Host:
         maxvcpus: int | None = None,
         devices: Sequence[Device] = (),
         vifs: Sequence[Vif] = (),
+        disks: Sequence[Vbd] = (),
+        negotiation: str = "xenstore",
         identity: uuid.UUID | None = None,
         paused: bool = False,
     ) -> Domain:
         """A domU booting `image` (a shipped name or a file), ready to run. `identity`: its UUID; `devices`: those of
-        kinds that this host has no back end for (`Design.device_kinds`) are left out; `vifs` are more of them; the
-        rest is `DomainConfig`'s.
+        kinds that this host has no back end for (`Design.device_kinds`) are left out; `vifs` and `disks` are
+        more of them; `negotiation`: how devices meet their back ends, "xenstore" or "noxs"; the rest is
+        `DomainConfig`'s.
         `ImageError`, `MemoryShortage`, `ConfigError`: nothing is left."""
+        if negotiation not in NEGOTIATIONS:
+            raise ConfigError(f"devices are found by {' or '.join(NEGOTIATIONS)}, not by {negotiation}")
         data, shown = self._load(image)
         module = _read(Path(ramdisk), "ramdisk") if ramdisk is not None else b""
+        every, noxs = (*devices, *vifs, *disks), negotiation == "noxs"
         if self._services is None and self.hypervisor.domains:
             raise ConfigError("domain 0 is a guest here: it makes the other domains, not the host")
         config = DomainConfig(
@@ -318,8 +338,8 @@ class Host:
             ramdisk_path=str(ramdisk or ""),
             maxmem=maxmem,
             maxvcpus=maxvcpus,
-            devices=(*devices, *vifs),
-            paused=paused,
+            devices=() if noxs else every,
+            paused=paused or noxs,
         )
         if any(domain.name == config.name for domain in self.domains):
             raise ConfigError(f"there is a domain called {config.name} already")
@@ -334,14 +354,29 @@ class Host:
         xen_domain = self.hypervisor.domains[built.domid]
         xen_domain.name = config.name
         xen_domain.symbols = Symbols.of_elf(data)
-        domain = Domain(self, xen_domain)
+        domain = Domain(self, xen_domain, built, negotiation)
         self.domains.append(domain)
+        if noxs:
+            self._add_pages(domain, [d for d in every if d.kind in toolstack.device_kinds], paused)
         return domain
+
+    def _add_pages(self, domain: Domain, devices: Sequence[Device], paused: bool) -> None:
+        """Give a new domain its devices over noxs, before it runs. On an error it is destroyed again."""
+        services, built = self.services, domain.built
+        assert built is not None
+        try:
+            services.attach.add_sysctl(built.domid)
+            for device in devices:
+                services.attach.add(built, device, "noxs")
+        except ConfigError:
+            self.destroy(domain)
+            raise
+        if not paused:
+            services.xc.domctl("unpausedomain", built.domid)
+            services.changed()
 
     def create_from(self, config: GuestConfig, *, identity: uuid.UUID | None = None) -> Domain:
         """The domU that a configuration file asks for (`pyvmm.toolstack.config.load`). Errors as for `create`."""
-        if config.design not in (None, "xenstore"):
-            raise ConfigError(f"{config.source}: {config.name} asks for {config.design}, this host has xenstore")
         return self.create(
             config.kernel,
             name=config.name,
@@ -352,6 +387,7 @@ class Host:
             cmdline=config.cmdline,
             ramdisk=config.ramdisk,
             devices=config.devices,
+            negotiation=config.design or "xenstore",
             identity=identity or config.uuid,
             paused=config.paused,
         )
@@ -523,6 +559,27 @@ class Host:
             domains=tuple(sorted([*self._ended, *live], key=lambda d: d.domid)),
         )
 
+    def shutdown(self, domain: Domain, reason: str) -> None:
+        """Ask a guest to power off or reboot: over noxs with its sysctl device, else in the XenStore."""
+        if domain.negotiation == "noxs" and self.services.attach.ask(
+            domain.domid, "poweroff" if reason == "halt" else reason
+        ):
+            self.services.changed()
+        else:
+            self.toolstack.shutdown(domain.domid, reason)
+
+    def attach(self, domain: Domain, device: Device) -> None:
+        """See `Domain.attach`."""
+        if domain.built is None or device.kind not in self.toolstack.device_kinds:
+            raise ConfigError(f"{domain.name} cannot have a {device.kind}")
+        self.services.attach.add(domain.built, device, domain.negotiation)
+        self.services.changed()
+
+    def detach(self, domain: Domain, device: Device) -> None:
+        """See `Domain.detach`."""
+        self.services.attach.remove(domain.domid, device.kind, device.devid)
+        self.services.changed()
+
     def destroy(self, domain: Domain) -> None:
         """End `domain`: it is off the CPU, out of the XenStore, and all it held is back."""
         if domain not in self.domains:
@@ -626,6 +683,9 @@ class Services:
         self.api.spawn(self.consoled.run())
         self.api.spawn(self.store_backends.run())
         self.api.spawn(self.page_backends.run())
+        self.attach = Attach(self.tools, self.store_backends, self.page_backends)
+        self.page_backends.add_driver(sysctl_noxs.SYSCTL)
+        self.add_driver(VBD)
         self.add_driver(Driver("vif", self.network.make, vif_xenstore.WORDS, vif_noxs.WORDS))
 
     def add_driver(self, driver: Driver) -> None:

@@ -15,8 +15,10 @@ if not os.environ.get("CI"):  # hypothesis has a profile of its own for that: th
     settings.load_profile("pyvmm")
 
 DEBIAN = {  # package: a program or file of it whose presence means that it is installed
+    "e2fsprogs": "/usr/sbin/mkfs.ext2",
     "gcc": "gcc",
     "gdb": "gdb",
+    "genisoimage": "genisoimage",
     "grub-common": "grub-mkimage",
     "grub-xen-bin": "/usr/lib/grub/x86_64-xen/kernel.img",
     "libxen-dev": "/usr/include/xen/xen.h",

@@ -133,6 +133,22 @@ def write_device(xs: Client, nodes: DeviceNodes) -> None:
     xs.transact(make)
 
 
+def remove_device(xs: Client, domid: int, kind: str, devid: int) -> None:
+    """Remove one device that both ends have closed: its two directories and the toolstack's record."""
+    private = f"/libxl/{domid}/device/{kind}/{devid}"
+    for end in ("frontend", "backend"):
+        _remove_upwards(xs, xs.read(f"{private}/{end}").decode())
+    xs.rm(private)
+
+
+def _remove_upwards(xs: Client, path: str) -> None:
+    """Remove a directory, and those above it that this leaves empty, up to `device` or the domain's home."""
+    home = "/".join(path.split("/")[:4])
+    xs.rm(path)
+    while (path := path.rpartition("/")[0]) not in (home, f"{home}/device") and not _children(xs, path):
+        xs.rm(path)
+
+
 def remove_devices(xs: Client, domid: int) -> None:
     """Remove the back ends' directories of all devices that the toolstack has recorded of this domain. The domain's
     own go with its home."""

@@ -128,6 +128,7 @@ class StoreBackends(Devices):
     ) -> None:
         super().__init__(resources, on_report)
         self.client = client
+        self.on_closed: Callable[[Key], None] = lambda key: None  # a removal is through: the toolstack's turn
         self.home = f"/local/domain/{resources.api.domid}/backend"
         self.drivers = {driver.kind: driver for driver in drivers if driver.store is not None}
         for kind in self.drivers:
@@ -197,6 +198,7 @@ class StoreBackends(Devices):
         backend.run()
         if backend.closed_for_good:
             self.drop(key)
+            self.on_closed(key)
 
     def _found(self, key: Key, back: str) -> Backend | None:
         driver = self.drivers.get(key.kind)
