@@ -231,8 +231,11 @@ class Hypervisor:
         """Call `action()` at virtual time `deadline`, also when that is before the engine would come back by itself.
 
         A deadline from `NEVER` on is none: skipping an idle machine's clock there would wrap the guests' clocks.
+        Guests pass 64 bits, which Xen takes for signed (s_time_t): 2^63 and more is in the past.
         """
-        if deadline >= NEVER:
+        if deadline >> 63:
+            deadline = 0
+        elif deadline >= NEVER:
             self.timers.cancel(key)
             return
         self.timers.set(key, deadline, action)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyvmm.abi import errno, platform, xen
+from pyvmm.abi import errno, platform, vcpu, xen
 from pyvmm.hypervisor import event_channel, lifecycle, time
 from tests.hypervisor.native_host import WILD, Guest, NativeHost
 from tests.hypervisor.test_event_channel import bind_virq
@@ -55,6 +55,22 @@ def test_absurd_deadlines_become_a_tenth_of_a_second(host: NativeHost, deadline:
     set_timer(host.one, deadline)
     assert not fired(host, NOW + 99_999_999)
     assert fired(host, NOW + 100_000_000)
+
+
+@pytest.mark.parametrize("deadline", [1 << 63, (1 << 64) - 1])
+def test_a_single_shot_with_the_sign_bit_set_is_in_the_past(host: NativeHost, deadline: int) -> None:
+    guest = host.one
+    arg = guest.api.scratch(vcpu.vcpu_set_singleshot_timer.pack(timeout_abs_ns=deadline))
+    assert guest.call(xen.HYPERVISOR_vcpu_op, vcpu.VCPUOP_set_singleshot_timer, 0, arg) == 0
+    assert fired(host, NOW)
+
+
+def test_a_single_shot_after_the_end_of_time_never_comes(host: NativeHost) -> None:
+    """Nothing waits for it: otherwise the clock would be skipped to where 64 bits end."""
+    guest = host.one
+    arg = guest.api.scratch(vcpu.vcpu_set_singleshot_timer.pack(timeout_abs_ns=(1 << 63) - 1))
+    assert guest.call(xen.HYPERVISOR_vcpu_op, vcpu.VCPUOP_set_singleshot_timer, 0, arg) == 0
+    assert host.hv.timers.next() is None
 
 
 def test_just_below_absurd(host: NativeHost) -> None:
