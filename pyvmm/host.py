@@ -72,6 +72,7 @@ DEFAULT_HOST_MEMORY = 512 * MIB
 DEFAULT_GUEST_MEMORY = 128 * MIB
 LARGEST_MEMORY = 16 << 30
 SMALLEST_MEMORY = 16 * MIB
+READ_SIZE = 16 * MIB  # of a file at a time: one without an end must not take all memory first
 LARGEST_FILE = 1024 * MIB  # of a kernel or ramdisk; what has no end (/dev/zero) is refused too
 HOST_RESERVE = 32 * MIB
 DOM0_PAGES = 64  # of the native dom0
@@ -346,7 +347,7 @@ class Host:
         toolstack = self.services.toolstack
         plan = toolstack.prepare(config)
         if identity is None:
-            identity = uuid.uuid5(_DETERMINISTIC, f"{self.seed} {self.hypervisor.last_domid} {config.name}")
+            identity = uuid.uuid5(_DETERMINISTIC, _utf8(f"{self.seed} {self.hypervisor.last_domid} {config.name}"))
         built = toolstack.create(plan, identity)
         self._note(shown, data)
         if ramdisk is not None:
@@ -589,6 +590,7 @@ class Host:
         else:
             self._services.page_backends.drop_domain(domain.domid)
             self._services.toolstack.destroy(domain.domid)
+            self._services.resources.collect()  # control pages that the guest had mapped
         self._ended.append(domain.result())
         self.domains.remove(domain)
 
@@ -761,10 +763,18 @@ class _Typing:
         return self.keyboard.left
 
 
+def _utf8(text: str) -> str:
+    """`text` with what is not UTF-8 in it (a file's name can hold anything) made readable."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _read(path: Path, what: str) -> bytes:
     try:
         with path.open("rb") as file:
-            data = file.read(LARGEST_FILE + 1)
+            chunks = []
+            while (chunk := file.read(READ_SIZE)) and len(chunks) * READ_SIZE <= LARGEST_FILE:
+                chunks.append(chunk)
+            data = b"".join(chunks)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise ImageError(f"cannot read the {what} {path}: {why}") from None

@@ -32,7 +32,7 @@ class Digest:
             if isinstance(value, int):
                 buffer += b" %d" % value
             else:
-                data = value.encode() if isinstance(value, str) else value
+                data = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
                 buffer += b" %d:" % len(data)
                 buffer += data
         buffer += b"\n"
