@@ -10,7 +10,6 @@ changed something, `pump` sends what guests are due to see.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 from pyvmm.abi import domctl, errno, xen
 from pyvmm.abi import grant_table as gnttab_abi
@@ -139,11 +138,16 @@ class Xenstored:
                 if served is not None and served.ring.service():
                     busy = True
 
+    def _ports(self) -> tuple[int, ...]:
+        return (self._virq, *(served.port for served in self.served.values()))
+
+    def _due(self) -> bool:
+        return self.api.fired(*self._ports())  # looked up anew: domains are introduced while the task waits
+
     async def run(self) -> None:
         """The daemon's task."""
         while True:
-            ports = (self._virq, *(served.port for served in self.served.values()))
-            await self.api.wait_until(partial(self.api.fired, *ports))
-            if self._virq in self.api.take_fired(*ports):
+            await self.api.wait_until(self._due)
+            if self._virq in self.api.take_fired(*self._ports()):
                 self.check_domains()
             self.pump()

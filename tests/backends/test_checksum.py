@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,8 +26,10 @@ def test_the_sum(data: bytes) -> None:
     st.binary(max_size=60),
     st.integers(0, 0xFFFF),
 )
-def test_blank_ones_are_filled_in(ends: tuple[str, str], kind: object, data: bytes, junk: int) -> None:
-    protocol, make = kind  # type: ignore[misc]
+def test_blank_ones_are_filled_in(
+    ends: tuple[str, str], kind: tuple[int, Callable[..., bytes]], data: bytes, junk: int
+) -> None:
+    protocol, make = kind
     right = wire.ip(A, B, *ends, protocol, make(*ends, (1000, 13), data))
     blank = wire.ip(A, B, *ends, protocol, make(*ends, (1000, 13), data, blank=junk))
     assert checksum.complete(blank) == right

@@ -32,7 +32,7 @@ def bench() -> Bench:
 def pair(bench: Bench, *, rx: int = 10, **features: int) -> tuple[Front, Front]:
     """Two connected guests; the second has posted `rx` buffers and says `features`."""
     one = bench.front(bench.host.one).connect()
-    two = bench.front(bench.host.two).connect(rx=rx, **features)
+    two = bench.front(bench.host.two).connect(rx=rx, split=False, **features)
     two.send(frame(b"\xff" * 6, two.mac))  # now the switch knows where it is
     one.received()
     return one, two

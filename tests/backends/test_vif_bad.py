@@ -52,11 +52,11 @@ def still_works(bench: Bench, two: Front) -> None:
 
 # -- what closes the device
 
-SlotMaker = Callable[[Front], None]
+SlotMaker = Callable[[Front], object]
 
 
-def request(front: Front, flags: int = 0, *, size: int = 60, offset: int = 0, ref: int = FIRST_REF) -> None:
-    front.request(ref, size, offset=offset, flags=flags)
+def request(front: Front, flags: int = 0, *, size: int = 60, offset: int = 0, ref: int = FIRST_REF) -> Front:
+    return front.request(ref, size, offset=offset, flags=flags)
 
 
 def many_slots(front: Front) -> None:
@@ -228,7 +228,7 @@ def test_rx_buffers_that_cannot_be_written(bench: Bench, flags: int, domid: int,
 
 def edit(**changes: object) -> Callable[[Connection], Connection]:
     def change(connection: Connection) -> Connection:
-        return Connection(**{**vars(connection), **changes})  # type: ignore[arg-type]
+        return Connection(**{**vars(connection), **changes})
 
     return change
 
@@ -312,7 +312,8 @@ def test_every_slot_is_read_once(bench: Bench) -> None:
     request(one)
     one.push()
     one.post(0)
-    api, seen = bench.host.dom0.api, {}
+    api = bench.host.dom0.api
+    seen: dict[int, int] = {}
     mapping = one.vif._mappings[0].va  # where the tx ring is
     original = api.read
 

@@ -12,6 +12,7 @@ from pyvmm.abi.io import netif as abi
 from pyvmm.abi.io.ring import needs_notify, sring
 from pyvmm.backends.switch import Switch
 from pyvmm.backends.vif import Network, Vif, VifConfig
+from pyvmm.hypervisor import event_channel
 from pyvmm.toolstack.libxc import Libxc
 from pyvmm.xenbus.backend import Connection, DeviceError, Site
 from pyvmm.xenbus.resources import Resources
@@ -127,15 +128,16 @@ class Front:
 
     # -- tx
 
-    def put(self, data: bytes) -> None:
+    def put(self, data: bytes) -> Front:
         """One raw slot onto the tx ring, not pushed yet."""
         self.write(TX_PAGE + sring.size + self.tx_prod % SLOTS * 12, data.ljust(12, b"\0"))
         self.tx_prod += 1
+        return self
 
-    def request(self, ref: int, size: int, *, offset: int = 0, flags: int = 0, number: int | None = None) -> None:
+    def request(self, ref: int, size: int, *, offset: int = 0, flags: int = 0, number: int | None = None) -> Front:
         """One tx request."""
         number = self.tx_prod & 0xFFFF if number is None else number
-        self.put(abi.netif_tx_request.pack(gref=ref, offset=offset, flags=flags, id=number, size=size))
+        return self.put(abi.netif_tx_request.pack(gref=ref, offset=offset, flags=flags, id=number, size=size))
 
     def push(self) -> bool:
         """Make the requests visible; whether the back end wants to be notified."""
@@ -197,10 +199,6 @@ class Front:
 
     def events(self) -> list[int]:
         """Which of our ports are pending; they are cleared."""
-        pending = self.guest.api.v.hv  # the runtime takes them
-        assert pending is not None
-        from pyvmm.hypervisor import event_channel
-
         return [port for port in event_channel.take_pending(self.guest.v) if port in self.event_ports]
 
 
