@@ -63,7 +63,8 @@ typedef struct { uint64_t mask; uint32_t n, kind, k; } pv_plan; /* mask: of the 
 /* What the hot path needs, and no more. `tag` is the linear address (48 bits say it all) and the size; `cost` the count (see SPECIAL). */
 typedef struct { uint64_t tag, cost; } near_entry;
 typedef struct { uint32_t kind_mask, k; } near_more;
-typedef struct { uint64_t pa, pa2; uint32_t size; pv_plan plan; } plan_entry;
+/* `bits`: of the code segment it was translated for, ~0 when for several. */
+typedef struct { uint64_t pa, pa2; uint32_t size; int32_t bits; pv_plan plan; } plan_entry;
 
 /* A block that needs more than counting costs this much, so that one comparison finds both it and the end of the budget. */
 #define SPECIAL (1ull << 62)
@@ -275,7 +276,7 @@ static near_entry *find_plan(pv_engine *e, uint64_t pc, uint32_t size)
         else
             pv_py_plan(pc, size, count, &plan);
         if (p)
-            *p = (plan_entry){pa, pa2, size, plan};
+            *p = (plan_entry){pa, pa2, size, same ? p->bits : 0, plan};
     }
     if (!n->tag && e->near_used < NEAR_SIZE)
         e->near_list[e->near_used++] = (uint16_t)(n - e->near);
@@ -425,8 +426,13 @@ static void on_edge(void *uc, uc_tb *current, uc_tb *previous, void *data)
     if (n->tag >> 16 == current->pc << 16 >> 16)
         n->tag = NOWHERE;
     plan_entry *p = locate(e, current->pc, current->size, &pa, &pa2);
-    if (p && current->size)
-        *p = (plan_entry){pa, pa2, current->size, {0, 0, 0, current->icount}};
+    if (p && current->size) {
+        pv_code_segment(e);
+        int same = p->pa == pa && p->pa2 == pa2 && p->size == current->size && p->bits;
+        *p = same && p->bits != e->code_bits
+            ? (plan_entry){pa, pa2, current->size, -1, {0, 1, STEPPED, 1}} /* which one runs cannot be told: step */
+            : (plan_entry){pa, pa2, current->size, e->code_bits, {0, 0, 0, current->icount}};
+    }
     if (pa < e->ram_size)
         e->code[pa / PAGE] = 1;
     if (pa2 && pa2 < e->ram_size)

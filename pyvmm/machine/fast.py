@@ -24,6 +24,7 @@ _FUNCTIONS: Final = (
 _MASK64: Final = (1 << 64) - 1
 #: Single steps at a time: between them Ctrl-C is noticed.
 _STEPS: Final = 1_000_000
+_ARRAYS: Final = 256  # lists of registers remembered
 _active: Any = None
 _handler: Any = None
 
@@ -99,6 +100,7 @@ class FastEngine(Engine):
         # The hooks must outlive the CPU that calls them.
         self._free = weakref.finalize(cpu, lib.pv_free, self._c)
         self._handler: SyscallHandler | None = None
+        self._arrays: dict[int, tuple[Sequence[int], int, Any, Any]] = {}
 
     @staticmethod
     def _address(cpu: Cpu, name: str) -> int:
@@ -208,9 +210,17 @@ class FastEngine(Engine):
         self.cpu.check(lib.pv_write(self._c, reg, value & _MASK64))
 
     def read_many(self, regs: Sequence[int]) -> list[int]:
-        n = len(regs)
-        values = ffi.new("uint64_t[]", n)
-        lib.pv_read_many(self._c, regs, values, n)
+        # A tuple is kept together with its C array, so that its id stays its own.
+        known = self._arrays.get(id(regs))
+        if known is None:
+            n = len(regs)
+            known = regs, n, ffi.new("int[]", regs), ffi.new("uint64_t[]", n)
+            if type(regs) is tuple:
+                if len(self._arrays) >= _ARRAYS:
+                    self._arrays.clear()
+                self._arrays[id(regs)] = known
+        _, n, numbers, values = known
+        lib.pv_read_many(self._c, numbers, values, n)
         return ffi.unpack(values, n)  # type: ignore[no-any-return]
 
     def write_many(self, regs: Iterable[int], values: Iterable[int]) -> None:

@@ -11,16 +11,14 @@ from typing import Final
 
 from unicorn import x86_const as x86
 
-from pyvmm.machine import firmware, fpu
+from pyvmm.machine import firmware, fpu, segments
 from pyvmm.machine.context import Context
 from pyvmm.machine.cpu import (
     ENV_CR,
-    ENV_HFLAGS,
     ENV_SEGMENTS,
     FLAT_CS,
     FLAT_SS,
     IDENTITY,
-    SEGMENT_ORDER,
     SEGMENT_SIZE,
     Cpu,
     SavedCpu,
@@ -31,13 +29,13 @@ from pyvmm.machine.paging import PF_I, PF_P, PF_U, walk
 from pyvmm.machine.pure import PureEngine, StepEngine
 from pyvmm.machine.ram import Ram
 from pyvmm.machine.registers import CR0, FLAG_FIXED, FLAG_IF, SELECTORS, Reg
+from pyvmm.machine.segments import Segments
 
 #: "python-step" is "step" without the C extension, for tests.
 ENGINES: Final = ("auto", "fast", "pure", "step", "python-step")
 _CR3: Final = x86.UC_X86_REG_CR3
 _RING3_REACHED: Final = PF_P | PF_U | PF_I
 _CR0_TS: Final = 8
-_HFLAGS_TS: Final = 8  # in the second byte of the engine's flags (cpu.h: HF_TS_SHIFT is 11)
 _LDT_FLAGS: Final = 0x8200  # present, type LDT (Intel SDM volume 3, 3.5)
 
 
@@ -75,6 +73,8 @@ class Machine:
         self.skipped = 0
         self._firmware_va: int | None = None
         self._running = False
+        self._mine, self._ring0 = SavedCpu(self._cpu), SavedCpu(self._cpu)
+        self._segments = Segments(self.ram)
         self._blank = self._make_blank()
         self.ram.on_code_write(self._cpu.drop_translations)
         self._current = self.new_context()
@@ -290,47 +290,40 @@ class Machine:
         base = self._firmware_va
         if base is None:
             raise MachineError("firmware_va is not set")
-        mine = SavedCpu(self._cpu)
+        data = {n: s for n, s in (("ds", ds), ("es", es), ("fs", fs), ("gs", gs)) if s is not None}
+        mine, cr3 = self._mine, self._current.cr3
         self._cpu.save(mine)
-        ring0 = SavedCpu(self._cpu)
+        code = None
+        if cs is not None or ss is not None:
+            code = (
+                segments.selector(mine, "cs") if cs is None else cs,
+                segments.selector(mine, "ss") if ss is None else ss,
+            )
+        if self._segments.load(mine, cr3, data, code):
+            self._cpu.restore(mine)
+            return
+        ring0 = self._ring0
         ring0.data[:] = self._cpu.ring0.data
         ring0.data[ENV_SEGMENTS + 6 * SEGMENT_SIZE : ENV_CR] = mine.data[ENV_SEGMENTS + 6 * SEGMENT_SIZE : ENV_CR]
-        ring0.put_u64(ENV_CR + 24, self._current.cr3)
-        loaded: list[str] = []
+        ring0.put_u64(ENV_CR + 24, cr3)
         try:
             self._cpu.restore(ring0)
             self.flush_tlb()
-            for name, selector in {"ds": ds, "es": es, "fs": fs, "gs": gs}.items():
-                if selector is not None:
-                    self._engine.write(Reg.RAX, selector)
-                    vector, error = self._engine.firmware(base + firmware.ENTRY[name])
-                    if vector != 3:
-                        raise SegmentFault(selector, vector, error)
-                    loaded.append(name)
-            if cs is not None or ss is not None:
-                self._iretq(base, mine, cs, ss)
-                loaded += ["cs", "ss"]
+            for name, selector in data.items():
+                self._engine.write(Reg.RAX, selector)
+                vector, error = self._engine.firmware(base + firmware.ENTRY[name])
+                if vector != 3:
+                    raise SegmentFault(selector, vector, error)
+            if code is not None:
+                self._iretq(base, *code)
             self._cpu.save(ring0)
-            for name in loaded:
-                at = ENV_SEGMENTS + SEGMENT_SIZE * SEGMENT_ORDER.index(name)
-                mine.data[at : at + SEGMENT_SIZE] = ring0.data[at : at + SEGMENT_SIZE]
-            if "cs" in loaded:
-                task_switched = mine.data[ENV_HFLAGS + 1] & _HFLAGS_TS
-                mine.data[ENV_HFLAGS : ENV_HFLAGS + 4] = ring0.data[ENV_HFLAGS : ENV_HFLAGS + 4]
-                mine.data[ENV_HFLAGS + 1] |= task_switched
+            self._segments.remember(ring0, cr3, data, code)
+            segments.move(mine, ring0, [*data, *(("cs", "ss") if code else ())])
         finally:
             self._cpu.restore(mine)
             self.flush_tlb()
-            mine.free()
-            ring0.free()
 
-    def _iretq(self, base: int, mine: SavedCpu, cs: int | None, ss: int | None) -> None:
-        def present(name: str) -> int:
-            at = ENV_SEGMENTS + SEGMENT_SIZE * SEGMENT_ORDER.index(name)
-            return int.from_bytes(mine.data[at : at + 2], "little")
-
-        cs = present("cs") if cs is None else cs
-        ss = present("ss") if ss is None else ss
+    def _iretq(self, base: int, cs: int, ss: int) -> None:
         self._frame(base, cs, ss)
         self._engine.write(Reg.RSP, base + firmware.FRAME)
         vector, error = self._engine.firmware(base + firmware.ENTRY_IRETQ)

@@ -47,7 +47,9 @@ class PythonHooks(Engine):
         self.limit = 0
         self.mode = Mode.BLOCKS
         self._callbacks: list[Any] = []
-        self._known: dict[tuple[int, int], Plan] = {}
+        self._known: dict[tuple[int, int, int], Plan] = {}  # by pc, size, and width of the code
+        #: Code of other widths than 64 bits was seen, so the width must be asked for.
+        self._widths = False
         self._counts: dict[int, int] = {}
         self.lib.uc_hook_add.restype = ctypes.c_int
         self._hook("intr", self._on_intr)
@@ -77,7 +79,11 @@ class PythonHooks(Engine):
         if self.mode == Mode.FIRMWARE:
             return
         block = _Block.from_address(current)
-        self._known.pop((block.pc, block.size), None)
+        bits = self.code_segment()[0]
+        self._known.pop((block.pc, block.size, bits if self._widths else 64), None)
+        if bits != 64 and not self._widths:
+            self._widths = True
+            self._known.clear()
         if block.size:
             self._counts[block.pc] = block.icount
         cr3 = self.read(x86.UC_X86_REG_CR3)
@@ -209,9 +215,10 @@ class PureEngine(PythonHooks):
                 self._again(pc, size)
                 return
             self.end_rep()
-        plan = self._known.get((pc, size))
+        key = pc, size, self.code_segment()[0] if self._widths else 64
+        plan = self._known.get(key)
         if plan is None:
-            plan = self._known[pc, size] = self.plan(pc, size, self._counts.pop(pc, 0))
+            plan = self._known[key] = self.plan(pc, size, self._counts.pop(pc, 0))
         if plan.kind == Kind.SINGLE and self._pc <= pc < self._pc + self._size and self.redone(plan, pc):
             # A store into the block before: it was left at this instruction, which is now executed alone.
             self.instructions -= opcodes.not_retired(self.plan(self._pc, self._size).sizes, pc - self._pc)
