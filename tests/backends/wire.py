@@ -35,7 +35,9 @@ def arp_request(sender: bytes, source: str, wanted: str) -> bytes:
     return ether(BROADCAST, sender, 0x0806, body + bytes(6) + ip_address(wanted).packed)
 
 
-def ip(to: bytes, sender: bytes, source: str, target: str, protocol: int, payload: bytes, *, fragment: int = 0) -> bytes:
+def ip(
+    to: bytes, sender: bytes, source: str, target: str, protocol: int, payload: bytes, *, fragment: int = 0
+) -> bytes:
     """A frame with an IPv4 or IPv6 packet."""
     ends = ip_address(source).packed + ip_address(target).packed
     if len(ends) == 32:
