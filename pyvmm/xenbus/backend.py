@@ -132,9 +132,10 @@ class Backend:
 
     def step(self) -> bool:
         """Look at the other end once, and take the row that fits, if any. Whether one was taken."""
-        if self._released:
-            return False
-        other = self.channel.other()
+        return not self._released and self.act(self.channel.other())
+
+    def act(self, other: State) -> bool:
+        """Take the row that fits when the other end is seen in the state `other`. Whether there is one."""
         row = self._row(other)
         return row is not None and self._take(row, other)
 

@@ -71,7 +71,10 @@ class Frontend:
 
     def step(self) -> bool:
         """Look at the other end once and take the row that fits, if any. Whether one was taken."""
-        other = self.channel.other()
+        return self.act(self.channel.other())
+
+    def act(self, other: State) -> bool:
+        """Take the row that fits when the other end is seen in the state `other`. Whether there is one."""
         row = self._row(other)
         return row is not None and self._take(row, other)
 

@@ -175,3 +175,81 @@ def find(
         ):
             return row
     return None
+
+
+class _Walk(NamedTuple):
+    """Both ends at one moment of a walk through the table: states, what each saw of the other last, what each wants."""
+
+    front: State
+    back: State
+    front_saw: State
+    back_saw: State
+    wanted: bool = True
+    started: bool = False
+    removing: bool = False
+    broken: bool = False
+    front_is_gone: bool = False
+    back_is_gone: bool = False
+
+
+def reachable(
+    negotiation: Negotiation, published: State, first: State = State.INITIALISING
+) -> set[tuple[State, State]]:
+    """All pairs (front, back) that the table allows, if each end may look at the other and act on what it saw at any
+    time, however late; if the guest opens and closes, the toolstack removes, anything fails, and the guest vanishes,
+    whenever that is possible. `published`: the state that the front end enters with its rings; `first`: its state at
+    first. Over noxs a device is entered into the device page when its back end waits."""
+    back = State.INITIALISING if negotiation is Negotiation.XENSTORE else State.INIT_WAIT
+    start = _Walk(first, back, State.UNKNOWN, State.UNKNOWN)
+    seen, todo = {start}, [start]
+    while todo:
+        walk = todo.pop()
+        for following in _following(walk, negotiation, published):
+            if following not in seen:
+                seen.add(following)
+                todo.append(following)
+    return {(walk.front, walk.back) for walk in seen}
+
+
+def _following(walk: _Walk, negotiation: Negotiation, published: State) -> Iterable[_Walk]:
+    if not walk.front_is_gone:
+        yield walk._replace(front_saw=walk.back)
+        yield walk._replace(wanted=not walk.wanted)
+        if negotiation is Negotiation.XENSTORE:
+            yield walk._replace(front=State.UNKNOWN, front_is_gone=True)
+        for row in TABLE:
+            if row.end is End.FRONT and _may_front(row, walk, negotiation, published):
+                wanted = walk.wanted and row.action is not Action.STOP and row.why is not Why.FAILED
+                started = row.action is Action.START or (walk.started and row.action is not Action.STOP)
+                yield walk._replace(front=row.to, wanted=wanted, started=started)
+    if not walk.back_is_gone:
+        yield walk._replace(back_saw=walk.front)
+        yield walk._replace(removing=True)
+        if walk.removing and walk.back is State.CLOSED:
+            yield walk._replace(back=State.UNKNOWN, back_is_gone=True)
+        for row in TABLE:
+            if row.end is End.BACK and _may_back(row, walk, negotiation):
+                broken = walk.broken or (row.why is Why.FAILED and walk.back in (U, I, D))
+                yield walk._replace(back=row.to, broken=broken)
+
+
+def _may_front(row: Row, walk: _Walk, negotiation: Negotiation, published: State) -> bool:
+    if negotiation not in row.negotiations or walk.front not in row.own or walk.front_saw not in row.other:
+        return False
+    if row.why is Why.TOOLSTACK or (row.action is Action.PUBLISH and row.to is not published):
+        return False
+    if row.action is Action.START and walk.started:
+        return False
+    opens = row.action in OPENING or row.why is Why.OPEN
+    return (walk.wanted or not opens) and (row.why is not Why.CLOSE or not walk.wanted)
+
+
+def _may_back(row: Row, walk: _Walk, negotiation: Negotiation) -> bool:
+    if negotiation not in row.negotiations or walk.back not in row.own or walk.back_saw not in row.other:
+        return False
+    if row.why is Why.TOOLSTACK or (row.why is Why.CLOSE and not walk.removing):
+        return False
+    if row.why is Why.FAILED and walk.back in (U, I, D):  # only an attempt to offer the device can fail there
+        offers = find(End.BACK, negotiation, walk.back, walk.back_saw, Why.SEEN)
+        return offers is not None and offers.action is Action.PROBE and not walk.removing and not walk.broken
+    return row.action not in OPENING or not (walk.removing or walk.broken)

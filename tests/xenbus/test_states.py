@@ -1,0 +1,289 @@
+"""The table of states, both ends' shipped code, both negotiations: the pairs of states that are met are those that the
+table allows, all of them and no other.
+
+Every interleaving is walked, up to `DEPTH` steps: looking at the other end and acting on what was seen are two steps,
+so that an end may act on what is no longer true; between any two of them the guest opens or closes, the toolstack
+removes the device, something fails, or the guest vanishes. The store, the pages, the grants and the ports are real."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyvmm.backends.blkfront import Blkfront
+from pyvmm.backends.sysctl_noxs import SYSCTL
+from pyvmm.backends.vbd import VbdConfig
+from pyvmm.backends.vbd_xenstore import VBD
+from pyvmm.xenbus import states
+from pyvmm.xenbus.backend import Backend, Connection, DeviceError, Driver, Features
+from pyvmm.xenbus.devices import Key
+from pyvmm.xenbus.frontend import FrontPath
+from pyvmm.xenbus.noxs import PageFront
+from pyvmm.xenbus.states import Action, Negotiation, State, Why, reachable
+from tests.xenbus.rig import Rig
+
+DEPTH = 40  # steps from a new device; no walk through the table needs more
+XENSTORE, NOXS = Negotiation.XENSTORE, Negotiation.NOXS
+
+
+class NoRing:
+    """The front end's side of a device without rings (sysctl)."""
+
+    def publish(self, backend_domid: int, offered: Features) -> Connection:
+        return Connection(1, features={"poweroff": 1})
+
+    def start(self, details: Features) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
+
+def break_once(path: Any, *names: str) -> None:
+    """Let the next call of one of these methods fail."""
+
+    def fail(*args: Any) -> Any:
+        for name in names:
+            delattr(path, name)
+        raise DeviceError("made to fail")
+
+    for name in names:
+        setattr(path, name, fail)
+
+
+def mend(path: Any, *names: str) -> None:
+    for name in names:
+        path.__dict__.pop(name, None)
+
+
+class Walk:
+    """One device, from its beginning: steps by name, and what distinguishes one moment from another."""
+
+    def __init__(self, rig: Rig, driver: Driver, negotiation: Negotiation, config: Any, path: FrontPath) -> None:
+        self.rig, self.driver, self.negotiation = rig, driver, negotiation
+        self.key = Key(driver.kind, 1, 7)
+        self.front_is_gone = self.back_is_gone = False
+        self.front_saw = self.back_saw = State.UNKNOWN
+        if negotiation is XENSTORE:
+            rig.add_to_store(driver.kind, 7, **config)
+            over = rig.over_store
+            over.client.events()
+            found = over._found(self.key, over.path(self.key))
+            assert found is not None
+            self.back: Backend = found
+            self.front = rig.store_front(driver, 7, path)
+        else:
+            rig.over_page.create(driver.kind, 1, 7, config)
+            self.back = rig.over_page.devices[self.key]
+            self.front = rig.page_front(driver, 7, path)
+
+    @property
+    def pair(self) -> tuple[State, State]:
+        """The states where the other end would read them."""
+        if self.negotiation is XENSTORE:
+            return self.back.channel.other(), self.front.channel.other()
+        assert isinstance(self.front.channel, PageFront)
+        front = self.front.channel.page.state(8)
+        return front, self.front.channel.other()
+
+    @property
+    def moment(self) -> tuple[object, ...]:
+        front, back = self.front, self.back
+        return (
+            front.state,
+            back.state,
+            self.front_saw,
+            self.back_saw,
+            front.wanted,
+            front.started,
+            back.removing,
+            back.broken,
+            self.front_is_gone,
+            self.back_is_gone,
+        )
+
+    def front_looks(self) -> None:
+        if not self.front_is_gone:
+            self.front_saw = self.front.channel.other()
+
+    def front_acts(self) -> None:
+        if not self.front_is_gone:
+            self.front.act(self.front_saw)
+
+    def front_fails(self) -> None:
+        if not self.front_is_gone and self.front.state in (State.INITIALISED, State.CONNECTED):
+            self.front.fail("made to fail")
+
+    def front_cannot_publish(self) -> None:
+        if not self.front_is_gone:
+            break_once(self.front.path, "publish", "start")
+            self.front.act(self.front_saw)
+            mend(self.front.path, "publish", "start")
+
+    def guest_changes_its_mind(self) -> None:
+        if not self.front_is_gone:
+            self.front.wanted = not self.front.wanted
+
+    def guest_vanishes(self) -> None:
+        if self.negotiation is XENSTORE and not self.front_is_gone:
+            self.rig.tools.rm(f"/local/domain/1/device/{self.driver.kind}/7")
+            self.front.path.release()
+            self.front.state, self.front_is_gone = State.UNKNOWN, True
+
+    def back_looks(self) -> None:
+        if not self.back_is_gone:
+            self.back_saw = self.back.channel.other()
+
+    def back_acts(self) -> None:
+        if not self.back_is_gone:
+            self.back.act(self.back_saw)
+            self._gone()
+
+    def back_fails(self) -> None:
+        if not self.back_is_gone and self.back.state is State.CONNECTED:
+            self.back.fail("made to fail")
+
+    def back_cannot(self) -> None:
+        if not self.back_is_gone:
+            break_once(self.back.path, "probe", "connect")
+            self.back.act(self.back_saw)
+            mend(self.back.path, "probe", "connect")
+
+    def toolstack_removes(self) -> None:
+        if not self.back_is_gone:
+            self.back.remove()
+            self._gone()
+
+    def _gone(self) -> None:
+        if self.back.closed_for_good and self.finishing:
+            self.back_is_gone = True
+
+    finishing = False
+
+    def removal_is_through(self) -> None:
+        """What `StoreBackends` and `PageBackends` do then."""
+        if not self.back_is_gone and self.back.closed_for_good:
+            self.back_is_gone = True
+            if self.negotiation is XENSTORE:
+                self.rig.over_store.drop(self.key)
+                self.rig.tools.rm(self.rig.over_store.path(self.key))
+            else:
+                self.rig.over_page.drop(self.key)
+            self.back.state = State.UNKNOWN
+
+    def end(self) -> None:
+        """Clear up for the next walk."""
+        if not self.front_is_gone:
+            self.front.path.release()
+        self.rig.over_store.drop(self.key)
+        self.rig.over_page.drop(self.key)
+        self.front.channel.release()
+        self.rig.fronts.clear()
+        for path in ("/local/domain/1", "/local/domain/0"):
+            if self.rig.tools.exists(path):
+                self.rig.tools.rm(path)
+        self.rig.over_store.client.events()
+        self.rig.client.events()
+
+
+STEPS: list[Callable[[Walk], None]] = [
+    Walk.front_looks,
+    Walk.front_acts,
+    Walk.front_fails,
+    Walk.front_cannot_publish,
+    Walk.guest_changes_its_mind,
+    Walk.guest_vanishes,
+    Walk.back_looks,
+    Walk.back_acts,
+    Walk.back_fails,
+    Walk.back_cannot,
+    Walk.toolstack_removes,
+    Walk.removal_is_through,
+]
+
+
+def walk_everything(new: Callable[[], Walk]) -> tuple[set[tuple[State, State]], int, int]:
+    """All moments up to `DEPTH`: the pairs of states met, the number of moments, and how deep the deepest was."""
+    walk = new()
+    seen: dict[tuple[object, ...], list[Callable[[Walk], None]]] = {walk.moment: []}
+    pairs = {walk.pair}
+    todo = [(walk.moment, step) for step in STEPS]
+    here = walk.moment
+    while todo:
+        moment, step = todo.pop()
+        path = seen[moment]
+        if len(path) >= DEPTH:
+            continue
+        if here != moment:
+            walk.end()
+            walk = new()
+            for done in path:
+                done(walk)
+            assert walk.moment == moment, "a walk does not repeat"
+        step(walk)
+        here = walk.moment
+        if here not in seen:
+            seen[here] = [*path, step]
+            pairs.add(walk.pair)
+            todo += [(here, following) for following in STEPS]
+    walk.end()
+    return pairs, len(seen), max(len(path) for path in seen.values())
+
+
+CASES = [("vbd", XENSTORE), ("vbd", NOXS), ("sysctl", NOXS)]
+
+
+@pytest.mark.parametrize(("kind", "negotiation"), CASES)
+def test_the_pairs_met_are_those_of_the_table(
+    kind: str, negotiation: Negotiation, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    image = tmp_path / "disk"
+    image.write_bytes(bytes(4096))
+    driver = VBD if kind == "vbd" else SYSCTL
+    rig = Rig(driver)
+    _ = rig.page
+    config: Any = None
+    if kind == "vbd":
+        config = {"params": str(image), "mode": "w"} if negotiation is XENSTORE else VbdConfig(str(image))
+
+    def new() -> Walk:
+        path: FrontPath = Blkfront(rig.guest.resources) if kind == "vbd" else NoRing()
+        return Walk(rig, driver, negotiation, config, path)
+
+    pairs, moments, depth = walk_everything(new)
+    published = State.INITIALISED if negotiation is XENSTORE else State.CONNECTED
+    allowed = reachable(negotiation, published)
+    names = sorted(f"{front.text}/{back.text}" for front, back in pairs)
+    record_property("pairs", names)
+    print(f"{kind} over {negotiation.value}: {len(pairs)} pairs, {moments} moments, depth {depth}: {' '.join(names)}")
+    assert pairs == allowed, (sorted(pairs - allowed), sorted(allowed - pairs))
+    for side in (rig.guest, rig.dom0):
+        side.resources.collect()
+    assert rig.guest.resources.lingering == [] == rig.dom0.resources.lingering
+
+
+def test_every_row_of_the_table_can_be_taken() -> None:
+    """No row is hidden by one before it."""
+    for row in states.TABLE:
+        assert any(
+            states.find(row.end, negotiation, own, other, row.why, to=row.to) is row
+            for negotiation in row.negotiations
+            for own in row.own
+            for other in row.other
+        ), row.meaning
+
+
+def test_only_one_row_fits_a_moment() -> None:
+    """But for the two ways to publish, of which a device chooses one."""
+    rows = [row for row in states.TABLE if row.why is not Why.TOOLSTACK]
+    for row, other in itertools.combinations(rows, 2):
+        if (row.end, row.why) == (other.end, other.why) and not row.action is other.action is Action.PUBLISH:
+            common = row.negotiations & other.negotiations and row.own & other.own and row.other & other.other
+            assert not common, (row, other)
