@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import subprocess
 import sys
+import termios
+import time
 from pathlib import Path
 
 import pytest
@@ -312,3 +316,25 @@ def test_devices_are_in_the_store_where_there_is_a_back_end() -> None:
         assert xs.read("/libxl/2/device/vif/0/backend").decode() == back
         guest.destroy()
         assert sorted(host.services.xenstored.store.nodes()) == before
+
+
+def test_a_person_types_on_the_chosen_console(files: Files) -> None:
+    """At a terminal: keys go to the chosen guest as they are typed, Ctrl-] leaves, the terminal is as it was."""
+    master, terminal = pty.openpty()
+    before = termios.tcgetattr(terminal)
+    command = [sys.executable, "-m", "pyvmm", "create", "--console", "b"]
+    command += [str(files.guest("a", "hang")), str(files.guest("b", "echo"))]
+    with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, cwd=ROOT) as process:
+        shown = b""
+        for keys, until in ((b"", b""), (b"xy", b"b: xy"), (b"z", b"xyz")):
+            if keys:
+                os.write(master, keys)
+            while until not in shown:
+                shown += os.read(master, 1000)
+            while not keys and termios.tcgetattr(terminal) == before:
+                time.sleep(0.05)  # until it has the terminal
+        os.write(master, b"\x1d")
+        assert process.wait(60) == 0
+    assert termios.tcgetattr(terminal) == before
+    os.close(terminal)
+    os.close(master)
