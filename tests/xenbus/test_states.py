@@ -18,7 +18,7 @@ from pyvmm.backends.blkfront import Blkfront
 from pyvmm.backends.sysctl_noxs import SYSCTL
 from pyvmm.backends.vbd import VbdConfig
 from pyvmm.backends.vbd_xenstore import VBD
-from pyvmm.xenbus import states
+from pyvmm.xenbus import picture, states
 from pyvmm.xenbus.backend import Backend, Connection, DeviceError, Driver, Features
 from pyvmm.xenbus.devices import Key
 from pyvmm.xenbus.frontend import FrontPath
@@ -287,3 +287,8 @@ def test_only_one_row_fits_a_moment() -> None:
         if (row.end, row.why) == (other.end, other.why) and not row.action is other.action is Action.PUBLISH:
             common = row.negotiations & other.negotiations and row.own & other.own and row.other & other.other
             assert not common, (row, other)
+
+
+def test_the_picture_is_of_this_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "xenbus.md").read_text()
+    assert picture.renew(page) == page, "run: python -m pyvmm.xenbus.picture docs/xenbus.md"
