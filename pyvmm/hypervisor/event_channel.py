@@ -1,13 +1,12 @@
-"""Event channels, 2-level ABI: ports, how they are bound, and how a notification reaches a guest's memory.
+"""Event channels: ports, how they are bound, and how a notification reaches a guest's memory.
 
 A port is bound to another domain's port, a virtual interrupt, a physical one, or another vCPU of the same domain.
 Raising it sets its bit in the shared page; if the bit is new and not masked, also the word's bit in the selector of
 the vCPU that it notifies, and if that one is new, the vCPU's upcall_pending, which wakes it. Nothing else in the
-hypervisor writes these bits.
+hypervisor writes these bits. That is the 2-level ABI; a guest that chose the other one has `EventChannels.fifo` in
+place of the bits (event_fifo.py).
 
-Facts from Xen 4.17: public/event_channel.h, xen/common/event_channel.c, event_2l.c, xen/arch/x86/compat.c. The FIFO
-ABI (4.17 offers it as an alternative) is not offered: EVTCHNOP_init_control answers -ENOSYS, upon which guests keep
-the 2-level one.
+Facts from Xen 4.17: public/event_channel.h, xen/common/event_channel.c, event_2l.c, xen/arch/x86/compat.c.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyvmm.abi import errno, xen
 from pyvmm.abi import event_channel as abi
-from pyvmm.hypervisor import trace
+from pyvmm.hypervisor import event_fifo, trace
 from pyvmm.hypervisor.errors import XenError
 from pyvmm.hypervisor.hypercalls import hypercall
 from pyvmm.hypervisor.permissions import find_or_esrch, require_target
@@ -86,6 +85,7 @@ class EventChannels:
         self.ports: dict[int, Port] = {}
         self.valid = PORTS_PER_BUCKET  # every port below is valid, open or not
         self._lowest_free = 1  # port 0 is reserved
+        self.fifo: event_fifo.Fifo | None = None  # None: the 2-level ABI
 
     # -- ports
 
@@ -97,7 +97,11 @@ class EventChannels:
         while port in self.ports:
             port += 1
         self._lowest_free = port
-        if port > self.max_port or port >= MAX_PORTS:
+        fifo = self.fifo
+        if fifo is not None:
+            while port in self.ports or fifo.is_busy(port):
+                port += 1
+        if port > self.max_port or port >= (MAX_PORTS if fifo is None else abi.EVTCHN_FIFO_NR_CHANNELS):
             raise XenError(errno.ENOSPC)
         if port >= self.valid:
             self.valid = (port // PORTS_PER_BUCKET + 1) * PORTS_PER_BUCKET
@@ -106,6 +110,8 @@ class EventChannels:
     def open(self, port: Port) -> None:
         """Enter a port whose number `allocate` gave."""
         self.ports[port.number] = port
+        if self.fifo is not None:
+            self.fifo.opened(port.number)
 
     def lookup(self, number: int) -> Port | None:
         """The open port `number`, None for a closed one; -EINVAL for a number that is not valid."""
@@ -146,7 +152,9 @@ class EventChannels:
 
     def _clear_pending(self, number: int) -> None:
         pa = self.domain.shared_info_pa
-        if pa:
+        if self.fifo is not None:
+            self.fifo.clear_pending(number)
+        elif pa:
             ram = self.domain.hv.machine.ram
             pa += PENDING_OFFSET + (number >> 6) * 8
             ram.write_u64(pa, ram.read_u64(pa) & ~(1 << (number & 63)) & _U64)
@@ -155,11 +163,16 @@ class EventChannels:
 
     def is_pending(self, number: int) -> bool:
         """The port's pending bit."""
+        if self.fifo is not None:
+            return bool((self.fifo.word(number) or 0) & event_fifo.PENDING)
         pa = self.domain.shared_info_pa + PENDING_OFFSET + (number >> 6) * 8
         return bool(self.domain.hv.machine.ram.read_u64(pa) >> (number & 63) & 1)
 
     def is_masked(self, number: int) -> bool:
         """The port's mask bit."""
+        if self.fifo is not None:
+            word = self.fifo.word(number)
+            return word is None or bool(word & event_fifo.MASKED)
         pa = self.domain.shared_info_pa + MASK_OFFSET + (number >> 6) * 8
         return bool(self.domain.hv.machine.ram.read_u64(pa) >> (number & 63) & 1)
 
@@ -181,6 +194,9 @@ def setup_vcpu_info(v: VCpu) -> None:
 def set_pending(v: VCpu, port: int) -> None:
     """Make `port` of `v`'s domain pending, with `v` as the vCPU to notify."""
     domain, hv = v.domain, v.hv
+    if domain.evtchn.fifo is not None:
+        _set_pending_fifo(v, port, domain.evtchn.fifo)
+        return
     ram = hv.machine.ram
     u64 = ram.u64
     word, bit = (domain.shared_info_mfn << 12) + (port >> 6) * 8, 1 << (port & 63)
@@ -193,9 +209,25 @@ def set_pending(v: VCpu, port: int) -> None:
         hv.trace.emit(trace.EVTCHN_PENDING, domain.domid, v.vcpu_id, port)
     if not u64[word + MASK_OFFSET >> 3] & bit:
         _select(v, port >> 6)
+    _wake_pollers(domain, port)
+
+
+def _wake_pollers(domain: Domain, port: int) -> None:
     for other in domain.vcpus:
         if other.poll_ports is not None and (not other.poll_ports or port in other.poll_ports):
             wake(other)
+
+
+def _set_pending_fifo(v: VCpu, port: int, fifo: event_fifo.Fifo) -> None:
+    news, tell = fifo.set_pending(v, port)
+    if news:
+        v.domain.counters.events_received += 1
+        if v.hv.trace.on:
+            v.hv.trace.emit(trace.EVTCHN_PENDING, v.domain.domid, v.vcpu_id, port)
+    if tell:
+        mark_events_pending(v)
+    if news:
+        _wake_pollers(v.domain, port)
 
 
 def _select(v: VCpu, word: int) -> None:
@@ -291,6 +323,7 @@ def destroy(domain: Domain) -> None:
     """Close all ports of a dying domain, and give back its global virqs."""
     for number in sorted(domain.evtchn.ports, reverse=True):
         domain.evtchn.close(number)
+    _leave_fifo(domain)
     handlers = domain.hv.virq_handlers
     for virq in [virq for virq, domid in handlers.items() if domid == domain.domid]:
         del handlers[virq]
@@ -450,6 +483,11 @@ def unmask(domain: Domain, number: int) -> None:
     port = domain.evtchn.lookup(number)
     if port is None:
         return  # a closed port has nobody to tell, its bits stay as they are
+    fifo = domain.evtchn.fifo
+    if fifo is not None:
+        if fifo.unmask(number):
+            domain.evtchn.raise_port(port)
+        return
     ram = domain.hv.machine.ram
     word, bit = domain.shared_info_pa + (number >> 6) * 8, 1 << (number & 63)
     mask = ram.read_u64(word + MASK_OFFSET)
@@ -473,22 +511,43 @@ def reset(domain: Domain, caller: Domain) -> None:
         raise XenError(errno.EINVAL)
     for number in sorted(domain.evtchn.ports):
         domain.evtchn.close(number)
+    _leave_fifo(domain)
+
+
+def _leave_fifo(domain: Domain) -> None:
+    """Back to the 2-level ABI, with no port open."""
+    if domain.evtchn.fifo is not None:
+        domain.evtchn.fifo.destroy()
+        domain.evtchn.fifo = None
 
 
 def _init_control(v: VCpu, arg: int) -> int:
-    v.copy_in(arg, abi.evtchn_init_control.size)
-    return -errno.ENOSYS
+    data = bytearray(v.copy_in(arg, abi.evtchn_init_control.size))
+    op = abi.evtchn_init_control.unpack(data)
+    event_fifo.init_control(v.domain, op.vcpu, op.control_gfn, op.offset)
+    data[abi.evtchn_init_control.link_bits.offset] = abi.EVTCHN_FIFO_LINK_BITS
+    v.copy_out(arg, bytes(data))
+    return 0
 
 
 def _expand_array(v: VCpu, arg: int) -> int:
-    v.copy_in(arg, abi.evtchn_expand_array.size)
-    return -errno.EOPNOTSUPP  # the answer of a domain that uses the 2-level ABI
+    op = abi.evtchn_expand_array.unpack(v.copy_in(arg, abi.evtchn_expand_array.size))
+    fifo = v.domain.evtchn.fifo
+    if fifo is None:
+        return -errno.EOPNOTSUPP
+    fifo.add_page(op.array_gfn)
+    return 0
 
 
 def _set_priority(v: VCpu, arg: int) -> int:
     op = abi.evtchn_set_priority.unpack(v.copy_in(arg, abi.evtchn_set_priority.size))
-    v.domain.evtchn.lookup(op.port)
-    return -errno.ENOSYS  # 2-level ports have no priority
+    port, fifo = v.domain.evtchn.lookup(op.port), v.domain.evtchn.fifo
+    if fifo is None:
+        return -errno.ENOSYS  # 2-level ports have no priority
+    if port is None:
+        return -errno.EACCES
+    fifo.set_priority(op.port, op.priority)
+    return 0
 
 
 def _port_argument(v: VCpu, arg: int) -> int:

@@ -265,14 +265,6 @@ def test_reset_closes_everything_of_oneself_or_of_a_paused_domain(host: NativeHo
     assert a == 1
 
 
-def test_fifo_abi_is_refused_so_that_guests_stay_with_two_levels(host: NativeHost) -> None:
-    port = unbound(host.one, 0)
-    assert host.one.evtchn(ec.EVTCHNOP_init_control, ec.evtchn_init_control)[0] == -errno.ENOSYS
-    assert host.one.evtchn(ec.EVTCHNOP_expand_array, ec.evtchn_expand_array)[0] == -errno.EOPNOTSUPP
-    assert host.one.evtchn(ec.EVTCHNOP_set_priority, ec.evtchn_set_priority, port=port)[0] == -errno.ENOSYS
-    assert host.one.evtchn(ec.EVTCHNOP_set_priority, ec.evtchn_set_priority, port=900)[0] == -errno.EINVAL
-
-
 def test_compat_form_takes_its_arguments_behind_the_command(host: NativeHost) -> None:
     def call(cmd: int, **u: object) -> int:
         va = host.one.api.scratch(ec.evtchn_op.pack(cmd=cmd, u=u))
