@@ -23,7 +23,7 @@ from pyvmm.hypervisor.runstate import wake
 from pyvmm.xenstore.socket import SocketError, SocketServer
 
 LINGER = 0.0003  # seconds for which the next request of a client in a dialogue is waited for
-ROUNDS = 64  # of a dialogue before guests run again
+DIALOGUE = 0.02  # seconds of a dialogue after which guests run again
 SECOND = 1_000_000_000
 
 
@@ -43,7 +43,8 @@ class XenstoreSocket:
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         self.server.wake_on(self._wake_read)
-        self._idle_since: tuple[int, float] | None = None  # virtual and host time at which nobody could run
+        # Where virtual and host time went apart: instructions retired, virtual time, host time. Of one idle period.
+        self._idle_since: tuple[int, int, float] | None = None
 
     @property
     def wake_fd(self) -> int:
@@ -72,13 +73,15 @@ class XenstoreSocket:
         hv = self._hv
         if any(v.runnable for domain in hv.domains.values() for v in domain.vcpus):
             return True
-        now, deadline = hv.machine.now, hv.timers.next()
-        if self._idle_since is None or self._idle_since[0] != now:
-            self._idle_since = (now, time.monotonic())
+        machine, deadline = hv.machine, hv.timers.next()
         if deadline is None:
+            self._idle_since = None
             self._attend(None)
             return True
-        left = (deadline - now) / SECOND - (time.monotonic() - self._idle_since[1])
+        if self._idle_since is None or self._idle_since[0] != machine.instructions:
+            self._idle_since = (machine.instructions, machine.now, time.monotonic())
+        _, since, began = self._idle_since
+        left = (deadline - since) / SECOND - (time.monotonic() - began)
         if left <= 0:
             return False
         self._attend(left)
@@ -87,10 +90,9 @@ class XenstoreSocket:
     def _attend(self, seconds: float | None) -> None:
         """Wait for clients, and carry on a dialogue for a moment: a client that reads a tree asks again and again."""
         heard = again = self.server.poll(seconds)
-        rounds = 0
-        while again and rounds < ROUNDS:
+        end = time.monotonic() + DIALOGUE
+        while again and time.monotonic() < end:
             again = self.server.poll(LINGER)
-            rounds += 1
         if heard:
             self._xenstored.pump()
             if self._xenstored.api.has_work:

@@ -9,6 +9,7 @@ changed something, `pump` sends what guests are due to see.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 from pyvmm.abi import domctl, errno, xen
@@ -18,6 +19,7 @@ from pyvmm.hypervisor.native import Native
 from pyvmm.toolstack.libxc import HypercallError, Libxc
 from pyvmm.xenstore import Client, Connection, Ring, Store, XsError
 
+LOG_LINES = 1000  # of CONTROL print that are kept
 XENSTORE_REF: int = gnttab_abi.GNTTAB_RESERVED_XENSTORE
 
 
@@ -55,7 +57,7 @@ class Xenstored:
         self.api = xc.api
         self.store = Store(effects=self, observer=self._observe)
         self.served: dict[int, Served] = {}
-        self.log_lines: list[str] = []
+        self.log_lines: deque[str] = deque(maxlen=LOG_LINES)
         self._virq = xc.bind_virq(xen.VIRQ_DOM_EXC)
 
     def client(self) -> Client:
@@ -104,7 +106,7 @@ class Xenstored:
         return self._state(domid) is not None
 
     def log(self, text: str) -> None:
-        """CONTROL print: kept in `log_lines`."""
+        """CONTROL print: the last ones are kept in `log_lines`."""
         self.log_lines.append(text)
 
     # -- service

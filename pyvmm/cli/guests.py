@@ -131,6 +131,8 @@ class Guests:
         code = domain.xen.shutdown_code
         action = action_for(config.actions, sched.SHUTDOWN_poweroff if code is None else code)
         if action is not Action.PRESERVE:
+            if self._endless:
+                domain.console.output.clear()  # it was shown; the host keeps the figures of all that ever ran
             self._host.destroy(domain)
         if self._lines is not None:
             self._lines.ended(config.name)
