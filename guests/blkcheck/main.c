@@ -30,7 +30,7 @@ void main(void)
     struct blkexercise x = {&disk, option_number("first", 0), 0, option_number("seed", 1), 0};
     char hex[65];
     if (!blkfront_open(&disk, "blk", 0)) {
-        printf("blkcheck: no disk over %s\n", disk.device.bus ? disk.device.bus->name : "XenStore or noxs");
+        printf("blkcheck: no disk over %s\n", disk.device.bus->name);
         return;
     }
     const struct blkfront_offer *o = &disk.offer;

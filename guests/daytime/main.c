@@ -2,7 +2,8 @@
  *
  * Command line: `net=xs` or `net=noxs` (else: what the host offers), `ip=10.0.0.2/24` (else: what the device says), `count=N` ends after
  * so many answers, `close=N` closes the device after so many, connects again and goes on; `blank` leaves checksums to the back
- * end; `split=N` sends frames in two parts.
+ * end; `split=N` sends frames in two parts; `wait` waits for a device where there is none. When its device is taken away it waits for
+ * another one.
  */
 #include "net.h"
 #include "sysctlfront.h"
@@ -47,24 +48,31 @@ static void answer(u32 ip, u16 port, const u8 *data, u32 n)
 static bool stirred(void *arg)
 {
     (void)arg;
-    return netfront_stirred(&nic) || sysctlfront_stirred(&sysctl);
+    return netfront_stirred(&nic) || sysctlfront_stirred(&sysctl) || devices_stirred();
 }
 
 void main(void)
 {
     u64 count = option_number("count", 0), close = option_number("close", 0);
+    const struct bus *bus = bus_choose("net", noxs_dev_vif);
     sysctlfront_open(&sysctl, "sysctl");
-    if (!net_start_front(&nic))
-        return;
+    devices_watch(bus, noxs_dev_vif);
+    if (!net_start_front(&nic)) {
+        printf("daytime: no network device over %s\n", bus->name);
+        if (!option("wait", NULL, 0))
+            return;
+    }
     udp_listen(13, answer);
     printf("daytime: ready\n");
-    bool was = true;
     while (!count || answers < count) {
         if (!net_poll())
             thread_wait(stirred, NULL);
-        if (was != nic.connected)
-            printf("daytime: the device is %s\n", nic.connected ? "back" : "gone");
-        was = nic.connected;
+        if (nic.device.present && !nic.connected && nic.device.peer == XenbusStateUnknown) {
+            printf("daytime: the device is gone\n");
+            netfront_close(&nic);
+        }
+        if (devices_changed() && !nic.device.present)
+            net_start_front(&nic);
         sysctlfront_obey(&sysctl);
         if (close && answers == close) {
             close = 0;

@@ -92,8 +92,10 @@ void main(void)
     if (size < HEADER || size > NET_DATA)
         panic("echo: size is %u to %u", HEADER, NET_DATA);
     sysctlfront_open(&sysctl, "sysctl");
-    if (!net_start_front(&nic))
+    if (!net_start_front(&nic)) {
+        printf("echo: no network device over %s\n", nic.device.bus->name);
         return;
+    }
     if (option("to", text, sizeof text)) {
         if (!parse_ip(text, &to, &mask))
             panic("echo: to=%s is no address", text);

@@ -72,10 +72,8 @@ static bool front_poll(void *arg, frame_handler handler) { return netfront_poll(
 
 bool net_start_front(struct netfront *n)
 {
-    if (!netfront_open(n, "net", 0)) {
-        printf("net: no network device over %s\n", n->device.bus ? n->device.bus->name : "XenStore or noxs");
+    if (!netfront_open(n, "net", 0))
         return false;
-    }
     struct link link = {{0}, front_send, front_poll, netfront_stirred, n, false, 0, 1500};
     memcpy(link.mac, n->offer.mac, 6);
     link.blank = option("blank", NULL, 0) && !n->offer.no_csum_offload;
@@ -112,7 +110,7 @@ bool net_send_ether(const u8 *to, u16 type, u8 *frame, u32 bytes, u32 flags)
 
 bool net_poll(void)
 {
-    return net_link.poll(net_link.arg, net_input);
+    return net_link.poll && net_link.poll(net_link.arg, net_input);
 }
 
 static bool stirred(void *arg)

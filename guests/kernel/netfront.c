@@ -266,6 +266,8 @@ bool netfront_poll(struct netfront *n, frame_handler handler)
 {
     struct device *d = &n->device;
     bool any = false;
+    if (!d->present)
+        return false;
     if (device_update(d) || (n->connected && d->failed)) {
         if (n->connected && d->peer != XenbusStateConnected) {
             netfront_disconnect(n);
@@ -289,5 +291,5 @@ bool netfront_poll(struct netfront *n, frame_handler handler)
 bool netfront_stirred(void *arg)
 {
     struct netfront *n = arg;
-    return device_stirred(&n->device) || (n->connected && (n->device.failed || !ring_idle_responses(&n->rx)));
+    return n->device.present && (device_stirred(&n->device) || (n->connected && (n->device.failed || !ring_idle_responses(&n->rx))));
 }

@@ -36,6 +36,30 @@ void device_close(struct device *d)
     d->present = false;
 }
 
+static volatile bool *list_changed;
+static const struct bus *list_bus;
+
+void devices_watch(const struct bus *bus, u32 kind)
+{
+    list_bus = bus;
+    list_changed = bus->watch_list(kind);
+}
+
+bool devices_changed(void)
+{
+    if (list_bus)
+        list_bus->notice(NULL);
+    if (!list_changed || !*list_changed)
+        return false;
+    *list_changed = false;
+    return true;
+}
+
+bool devices_stirred(void)
+{
+    return list_changed && (*list_changed || (list_bus == &bus_xs && xenstore_pending()));
+}
+
 void device_set_state(struct device *d, u32 state)
 {
     d->state = state;

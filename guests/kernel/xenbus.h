@@ -18,6 +18,7 @@ struct bus {
     void (*arm)(struct device *d);
     void (*notice)(struct device *d);          /* never blocks on the peer: note what has come in as d->changed */
     bool (*stirred)(struct device *d);         /* asks nobody: is there something to notice? */
+    volatile bool *(*watch_list)(u32 kind);    /* a flag that is set when a device of that kind may have come or gone */
 };
 extern const struct bus bus_xs, bus_noxs;
 
@@ -46,6 +47,9 @@ static inline u32 device_mask(const u8 *states)
 const struct bus *bus_choose(const char *option_name, u32 kind); /* as the command line says, else as the host offers */
 bool device_open(struct device *d, const struct bus *bus, u32 kind, u32 index);
 void device_close(struct device *d);
+void devices_watch(const struct bus *bus, u32 kind); /* from now on devices_changed() tells of devices that come and go */
+bool devices_changed(void); /* since it was last asked */
+bool devices_stirred(void); /* for thread_wait */
 void device_set_state(struct device *d, u32 state);
 u32 device_wait(struct device *d, u32 states); /* until the back end is in one of them */
 bool device_update(struct device *d); /* has the back end's state changed since last asked for? it is in d->peer then */
@@ -64,4 +68,3 @@ void xs_dispatch(void); /* takes what watch events there are */
 
 /* xenbus_noxs.c */
 bool noxs_offers(u32 kind); /* the device page lists one */
-extern volatile bool noxs_page_changed; /* set whenever a device has come or gone */

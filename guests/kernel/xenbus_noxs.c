@@ -10,12 +10,12 @@
 static const struct noxs_page *page; /* ours, read-only; NULL: not asked for yet */
 static bool asked;
 static struct device *open_devices[NOXS_DEVICES]; /* by slot */
-volatile bool noxs_page_changed;
+static volatile bool list_changed;
 
 static void page_changed(u32 port, void *arg)
 {
     (void)port, (void)arg;
-    noxs_page_changed = true;
+    list_changed = true;
     for (u32 i = 0; i < NOXS_DEVICES; i++)
         if (open_devices[i])
             open_devices[i]->changed = true;
@@ -133,4 +133,11 @@ static bool stirred(struct device *d)
     return d->changed;
 }
 
-const struct bus bus_noxs = {"noxs", open, close, set_state, peer_state, arm, notice, stirred};
+static volatile bool *watch_list(u32 kind)
+{
+    (void)kind;
+    device_page();
+    return &list_changed;
+}
+
+const struct bus bus_noxs = {"noxs", open, close, set_state, peer_state, arm, notice, stirred, watch_list};

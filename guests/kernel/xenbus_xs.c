@@ -135,4 +135,15 @@ static bool stirred(struct device *d)
     return xenstore_pending();
 }
 
-const struct bus bus_xs = {"xs", open, close, set_state, peer_state, arm, notice, stirred};
+static volatile bool *watch_list(u32 kind)
+{
+    static volatile bool changed;
+    static u32 watch;
+    char path[32];
+    snprintf(path, sizeof path, "device/%s", directories[kind]);
+    if (xenstore_usable())
+        xs_watch_flag(path, &watch, &changed);
+    return &changed;
+}
+
+const struct bus bus_xs = {"xs", open, close, set_state, peer_state, arm, notice, stirred, watch_list};

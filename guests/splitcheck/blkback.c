@@ -148,6 +148,25 @@ static short serve(const struct blkif_request *q)
     }
 }
 
+/* What a front end has to survive: one breach of the rules, named on the command line, after a few good requests. */
+static bool misbehave(struct blkif_response *r)
+{
+    char way[16] = "";
+    if (served != 5 || !option("evil", way, sizeof way))
+        return true;
+    if (!strcmp(way, "prod"))
+        ring.rsp_prod += 1000; /* published with this response */
+    else if (!strcmp(way, "id"))
+        r->id = 0xffffffff00000000;
+    else if (!strcmp(way, "idle-id"))
+        r->id = BLKFRONT_SLOTS - 1;
+    else if (!strcmp(way, "operation"))
+        r->operation ^= 1;
+    else if (!strcmp(way, "state"))
+        back_set_state(&back, 77);
+    return strcmp(way, "silent"); /* it is never answered */
+}
+
 static bool poll(void)
 {
     s64 waiting = ring_requests(&ring), n = waiting;
@@ -156,7 +175,9 @@ static bool poll(void)
     for (; n > 0; n--, served++) {
         struct blkif_request q;
         ring_get_request(&ring, &q);
-        ring_put_response(&ring, &(struct blkif_response){q.id, q.operation, serve(&q)});
+        struct blkif_response r = {q.id, q.operation, serve(&q)};
+        if (misbehave(&r))
+            ring_put_response(&ring, &r);
     }
     if (waiting > 0 && ring_push_responses(&ring))
         event_send(port);

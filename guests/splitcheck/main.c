@@ -2,6 +2,7 @@
  *
  * Command line: `role=net-front`, `net-back`, `blk-front`, `blk-back`. Back ends: `peer=DOMID`, `way=xs` or `noxs`, `rounds=N` connections (2).
  * Front ends: `net=`, `blk=` as everywhere, `count=N` packets a round, `rounds=N`; `blk-front` runs what blkcheck does.
+ * A back end breaks the rules on purpose, once, with `evil=` and the name of a breach (misbehave() in netback.c and blkback.c).
  * Over XenStore both ends' directories must be there already. Over noxs the back end says on its console what has to be put into the
  * front end's device page.
  */
@@ -61,6 +62,8 @@ static void net_front(u64 rounds, u64 count)
 {
     static struct netfront nic;
     bool good = net_start_front(&nic);
+    if (!good)
+        printf("splitcheck: no network device over %s\n", nic.device.bus->name);
     udp_listen(4007, returned);
     for (u64 round = 0; good && round < rounds; round++) {
         if (round) {

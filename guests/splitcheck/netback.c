@@ -164,6 +164,46 @@ static s64 take_frame(s64 *waiting, u32 *flags)
     return good ? at : 0;
 }
 
+/* What a front end has to survive: one breach of the rules, named on the command line, after a few good frames. */
+static void misbehave(void)
+{
+    static bool done;
+    char way[16] = "";
+    if (done || frames_in < 5 || !option("evil", way, sizeof way))
+        return;
+    done = true;
+    struct netif_rx_request q = {0};
+    bool on_rx = !strncmp(way, "rx-", 3);
+    if (on_rx && ring_requests(&rx) > 0)
+        ring_get_request(&rx, &q);
+    if (!strcmp(way, "tx-prod"))
+        tx.page->rsp_prod += 1000;
+    else if (!strcmp(way, "rx-prod"))
+        rx.page->rsp_prod += 1000;
+    else if (!strcmp(way, "tx-id"))
+        ring_put_response(&tx, &(struct netif_tx_response){999, NETIF_RSP_OKAY});
+    else if (!strcmp(way, "rx-id"))
+        ring_put_response(&rx, &(struct netif_rx_response){999, 0, 0, 60});
+    else if (!strcmp(way, "rx-length"))
+        ring_put_response(&rx, &(struct netif_rx_response){q.id, 4000, 0, 97});
+    else if (!strcmp(way, "rx-offset"))
+        ring_put_response(&rx, &(struct netif_rx_response){q.id, 65535, 0, 32767});
+    else if (!strcmp(way, "rx-chain"))
+        ring_put_response(&rx, &(struct netif_rx_response){q.id, 0, NETRXF_more_data, 60});
+    else if (!strcmp(way, "rx-extra"))
+        ring_put_response(&rx, &(struct netif_rx_response){q.id, 0, NETRXF_extra_info, 60});
+    else if (!strcmp(way, "rx-error"))
+        ring_put_response(&rx, &(struct netif_rx_response){q.id, 0, 0, NETIF_RSP_ERROR});
+    else if (!strcmp(way, "state"))
+        back_set_state(&back, 77);
+    if (on_rx && strcmp(way, "rx-prod"))
+        ring_push_responses(&rx);
+    if (!strcmp(way, "tx-id"))
+        ring_push_responses(&tx);
+    event_send(port_tx);
+    event_send(port_rx);
+}
+
 static bool poll(void *arg, frame_handler handler)
 {
     bool any = false;
@@ -186,6 +226,8 @@ static bool poll(void *arg, frame_handler handler)
     }
     if (any && ring_push_responses(&tx))
         event_send(port_tx);
+    if (connected)
+        misbehave();
     return any;
 }
 

@@ -12,11 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.backends import sysctl_noxs
 from pyvmm.backends.ports import PythonPort
-from pyvmm.backends.vbd import VbdConfig
-from pyvmm.backends.vbd_xenstore import VBD
-from pyvmm.backends.vif import VifConfig
 from pyvmm.host import Domain, Host
 from pyvmm.toolstack.devices import Vbd, Vif
 from tests.backends import wire
@@ -29,18 +25,15 @@ ME, ME_MAC = "10.0.0.1", wire.mac("02:00:00:00:00:01")
 ROOT = Path(__file__).parents[2]
 
 
+MAC, IP = "00:16:3e:00:00:02", "10.0.0.2"
+
+
 class Rig:
-    """A host whose guests get their devices one way or the other."""
+    """A host whose guests get their devices one way or the other, and a station of ours on its switch."""
 
     def __init__(self, host: Host, way: str) -> None:
         self.host = host
         self.way = way
-        for driver in (VBD, sysctl_noxs.SYSCTL):
-            if driver.kind not in host.services.page_backends.drivers:
-                if driver.store is not None:
-                    host.services.add_driver(driver)
-                else:
-                    host.services.page_backends.add_driver(driver)
         self.port = PythonPort("me")
         host.attach_port(self.port)
 
@@ -53,24 +46,17 @@ class Rig:
         vif: tuple[str, str] | None = None,
         disk: Path | None = None,
         readonly: bool = False,
-        sysctl: bool = False,
     ) -> Domain:
-        """A guest of 16 MiB. `vif`: MAC and IP address."""
-        host, services = self.host, self.host.services
-        vifs = [Vif(0, mac=vif[0], ip=vif[1])] if vif else []
-        disks = [Vbd(str(disk), "xvda", readonly=readonly)] if disk else []
-        if self.way == "xs":
-            return host.create(image, name=name, memory=16 * MIB, cmdline=cmdline, vifs=vifs, devices=disks)
-        guest = host.create(image, name=name, memory=16 * MIB, cmdline=cmdline, paused=True)
-        if sysctl:
-            sysctl_noxs.create(services.page_backends, guest.domid)
-        if vif:
-            services.page_backends.create("vif", guest.domid, 0, VifConfig(mac=vif[0], ip=vif[1]))
-        if disk:
-            services.page_backends.create("vbd", guest.domid, 51712, VbdConfig(str(disk), readonly=readonly))
-        services.xc.domctl("unpausedomain", guest.domid)
-        services.changed()
-        return guest
+        """A guest of 16 MiB. `vif`: MAC and IP address. Nobody tells it which way: it finds out."""
+        return self.host.create(
+            image,
+            name=name,
+            memory=16 * MIB,
+            cmdline=cmdline,
+            vifs=[Vif(0, mac=vif[0], ip=vif[1])] if vif else [],
+            disks=[Vbd(str(disk), "xvda", readonly=readonly)] if disk else [],
+            negotiation="noxs" if self.way == "noxs" else "xenstore",
+        )
 
     def ask(self, frame: bytes) -> bytes | None:
         """Send a frame, let the guests run, and return what came back."""
@@ -175,6 +161,32 @@ def test_echo_between_guests(way: str) -> None:
         assert host.services.reports == []
 
 
+def test_devices_come_and_go(way: str) -> None:
+    """A guest without a device waits for one; when it is taken away it lets go of all of it, and takes the next one."""
+    with Host(128 * MIB) as host:
+        rig = Rig(host, way)
+        guest = rig.guest("daytime", f"wait net={way} count=3", name="daytime")
+        host.run(BUDGET)
+        assert "daytime: no network device" in guest.console.text
+        query = wire.ip(wire.mac(MAC), ME_MAC, ME, IP, wire.UDP, wire.udp(ME, IP, (4000, 13), b"?"))
+        vif = Vif(0, mac=MAC, ip=IP)
+        mapped = len(guest.xen.grants.maptrack)  # over noxs: the sysctl device's control page
+        for times in (1, 2):
+            guest.attach(vif)
+            host.run(BUDGET)
+            answer = rig.ask(query)
+            assert answer is not None and sums_are_right(answer)
+            guest.detach(vif)
+            host.run(BUDGET)
+            assert guest.console.text.count("the device is gone") == times
+            assert rig.ask(query) is None
+            assert len(guest.xen.grants.maptrack) == mapped
+        guest.attach(vif)
+        host.run(BUDGET)
+        assert rig.ask(query) is not None
+        assert guest.exit == "poweroff" and host.services.reports == []
+
+
 def image(path: Path, sectors: int) -> Path:
     """An empty image."""
     path.write_bytes(bytes(sectors * 512))
@@ -262,13 +274,10 @@ def test_a_guest_obeys_the_toolstack(way: str, reason: str) -> None:
     """control/shutdown over XenStore, the sysctl device over noxs: the guest says that it heard, and ends so."""
     with Host(128 * MIB) as host:
         rig = Rig(host, way)
-        guest = rig.guest("daytime", name="daytime", vif=("00:16:3e:00:00:02", "10.0.0.2"), sysctl=True)
+        guest = rig.guest("daytime", name="daytime", vif=(MAC, IP))
         host.run(BUDGET)
         assert guest.exit is None
-        if way == "xs":
-            guest.shutdown(reason)
-        else:
-            sysctl_noxs.ask(host.services.page_backends, guest.domid, reason)
+        guest.shutdown(reason)
         result = host.run(BUDGET)
         ends = {result.exit, guest.exit}
         assert ends == {reason}

@@ -151,6 +151,45 @@ def test_a_read_only_disk(way: str) -> None:
     assert hashlib.sha256(bytes(256 * 512)).hexdigest() in pair.front_text
 
 
+NET_BREACHES = {
+    "tx-prod": "transmit ring: rsp_prod 1005",
+    "rx-prod": "receive ring: rsp_prod 1005",
+    "tx-id": "transmit ring: rsp_prod 6",
+    "rx-id": "receive response for id 999, which was not posted",
+    "rx-length": "receive response of 97 bytes at 4000 of a page",
+    "rx-offset": "receive response of 32767 bytes at 65535 of a page",
+    "rx-chain": "receive ring: a frame's last slot is missing",
+    "rx-extra": "receive response with flags 8",
+}
+BLK_BREACHES = {
+    "prod": "ring: rsp_prod 10",
+    "id": "response for id 18446744069414584320",
+    "idle-id": "response for id 31",
+    "operation": "response for id 5, operation 0",
+}
+
+
+@pytest.mark.parametrize("kind, breach", [("net", b) for b in NET_BREACHES] + [("blk", b) for b in BLK_BREACHES])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_back_end_that_breaks_the_rules(way: str, kind: str, breach: str) -> None:
+    """The front end says what is wrong, once, closes the device in good order and takes everything back."""
+    pair = Pair(kind, way, back=f"evil={breach}", rounds=1)
+    reports = re.findall(r"(\w+) 0 over (\w+): the back end is at fault: (.*)", pair.front_text)
+    assert len(reports) == 1 and reports[0][:2] == (KINDS[kind], way)
+    assert reports[0][2].startswith((NET_BREACHES | BLK_BREACHES)[breach])
+    assert "splitcheck: failed" in pair.front_text and "panic" not in pair.front_text
+    assert pair.ends == ("poweroff", "poweroff") and pair.still_mapped == [0, 0]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_frames_and_states_that_are_none(way: str) -> None:
+    """A response that tells of an error costs that frame; a state that is none is a back end that is gone."""
+    pair = Pair("net", way, back="evil=rx-error", rounds=1)
+    assert "0 bad sums, 1 errors, 0 wrong" in pair.front_text and "fault" not in pair.front_text
+    pair = Pair("net", way, back="evil=state", rounds=2)
+    assert "the back end closed the device" in pair.front_text and pair.front.exit == "poweroff"
+
+
 def test_noxs_needs_no_store() -> None:
     """Over noxs the front end sends the store nothing: it never rings the store's port."""
     pair = Pair("net", "noxs", rounds=1)
