@@ -64,15 +64,17 @@ void main(void)
     }
     udp_listen(13, answer);
     printf("daytime: ready\n");
+    bool was = nic.connected;
     while (!count || answers < count) {
         if (!net_poll())
             thread_wait(stirred, NULL);
-        if (nic.device.present && !nic.connected && nic.device.peer == XenbusStateUnknown) {
-            printf("daytime: the device is gone\n");
-            netfront_close(&nic);
-        }
         if (devices_changed() && !nic.device.present)
             net_start_front(&nic);
+        if (was != nic.connected)
+            printf("daytime: the device is %s\n", nic.connected ? "here" : "gone");
+        was = nic.connected;
+        if (nic.device.present && !nic.connected && nic.device.peer == XenbusStateUnknown)
+            netfront_close(&nic);
         sysctlfront_obey(&sysctl);
         if (close && answers == close) {
             close = 0;
