@@ -336,6 +336,8 @@ class Engine:
         op = opcodes.classify(code, 0, bits)
         if op == Op.PORT:
             return Fault(13, 0)  # IOPL is 0 and there is no I/O bitmap
+        if op == Op.ABSENT:
+            return Fault(6, None)
         guest_tf = self.read(RFLAGS) & FLAG_TF
         if op == Op.RDTSC or (op == Op.CPUID and self.on_cpuid is not None and self._cpuid()):
             if op == Op.RDTSC:

@@ -250,6 +250,8 @@ static int plainly(pv_engine *e, uint64_t pc, uint32_t size)
         uint8_t b = code[i];
         if ((b & 0xFC) == 0x6C || (b & 0xFC) == 0xE4 || (b & 0xFC) == 0xEC || b == 0xA2 || b == 0x31)
             return 0; /* ports; cpuid and rdtsc */
+        if ((b & 0xFE) == 0xC6 && i + 1 < size && code[i + 1] == 0xF8)
+            return 0; /* xbegin, xabort */
         repeat |= (b & 0xFE) == 0xF2;
         string |= (b & 0xFC) == 0xA4 || (b >= 0xAA && b <= 0xAF);
     }

@@ -31,6 +31,8 @@ static int classify(const uint8_t *code, int n, int *opcode_at)
         return REPEATED;
     if (b == 0x8E || b == 0x9C || b == 0x9D || b == 0xC4 || b == 0xC5 || (repeat && b == 0x90)) /* mov to a selector, pushf, popf, VEX, pause */
         return OTHER;
+    if ((b & 0xFE) == 0xC6 && code[i + 1] == 0xF8) /* xabort, xbegin */
+        return OTHER;
     if ((b >= 0xCA && b <= 0xCF) || b == 0xF1) /* far returns, interrupts */
         return OTHER;
     if (b == 0xFF && ((code[i + 1] & 0x38) == 0x18 || (code[i + 1] & 0x38) == 0x28)) /* far call, far jump */

@@ -29,6 +29,7 @@ class Op:
     STACK_SEGMENT = 9  # mov and pop to SS: hold off the trap after them; end a block
     PAUSE = 10  # ends a block; the engine forgets the trap after it
     CALL = 11  # a branch that stores
+    ABSENT = 12  # xbegin, xabort: the engine takes them for moves, this CPU has no RTM (Intel SDM volume 2)
 
 
 _BRANCHES: Final = (*range(0x70, 0x80), *range(0xE0, 0xE4), *b"\xe9\xeb\xc2\xc3\xca\xcb\xcc\xcd\xf1\xf4")
@@ -72,6 +73,8 @@ def classify(code: bytes, start: int = 0, bits: int = 64) -> int:
         return Op.REP
     if repeat and byte in _STRING_COMPARE:
         return Op.REP_COMPARE
+    if byte in (0xC6, 0xC7) and code[i + 1 : i + 2] == b"\xf8":
+        return Op.ABSENT
     if byte == 0xFF and i + 1 < end:  # groups 5: /2 to /5 are indirect calls and jumps
         return (Op.PLAIN, Op.PLAIN, Op.CALL, Op.CALL, Op.BRANCH, Op.BRANCH, Op.PLAIN, Op.PLAIN)[code[i + 1] >> 3 & 7]
     if byte == 0x8E and i + 1 < end and code[i + 1] >> 3 & 7 == 2:
@@ -122,7 +125,7 @@ def plan(code: bytes, count: int = 0, bits: int = 64) -> Plan:
     op = Op.PLAIN
     for i, size in enumerate(sizes):
         op = classify(code, offset, bits)
-        if op in (Op.PORT, Op.CPUID, Op.RDTSC):
+        if op in (Op.PORT, Op.CPUID, Op.RDTSC, Op.ABSENT):
             return Plan(n, Kind.STEP, i + 1, sizes)
         if op == Op.REP_COMPARE and i == n - 1 and i > 0:
             # RCX at its start must be known; stepping up to it makes it a block of its own.
