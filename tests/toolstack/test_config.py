@@ -151,6 +151,9 @@ def test_warnings() -> None:
         ("vif = [ ,]", "3: expected a string in quotes, a number, or a list in [ ], not ,"),
         ('extra = "no end\n', "3: expected a string that ends on its line, not '\"'"),
         ('extra = "\\q"', "3: expected a known escape in the string, not \\q"),
+        ('extra = "a\\x00"', "3: expected a string without the byte 0"),
+        ('extra = "a\\000"', "3: expected a string without the byte 0"),
+        ("extra = 'a\0'", "3: expected a string without the byte 0"),
         ("\n\n$x = 1", "5: expected a setting, not '$'"),
         ("extra = 1\nextra += [1]", "4: extra: expected += with two lists or two strings"),
         ("a = " + "[" * 40, "3: expected less nesting, not ["),
@@ -306,6 +309,8 @@ START = '{"name":"a","kernel":"k",\n'
         ('{"name" 1}', "1: expected : after name, not '1'"),
         ('{"name": nope}', "1: expected a value, not 'n'"),
         ('{"name": "a', "1: expected a JSON string (Unterminated string starting at)"),
+        ('{"name": "a\\ud800"}', "1: expected a string without \\u0000 and lone surrogates"),
+        ('{"name": "a\\u0000"}', "1: expected a string without \\u0000 and lone surrogates"),
         ('{"name": "a"} x', "1: expected the end of the file, not 'x'"),
         ('{"name": "a",\n"name": "b"}', "2: expected name once, it is there twice"),
         ('{"name": "a"}', "1: kernel is missing: expected the name of a file"),
@@ -402,7 +407,7 @@ def test_json_is_read_as_pythons_own_parser_does(members: dict[str, object], ind
 
 
 WORDS = "name kernel memory vif disk uuid vcpus on_crash mac= 'a' \"b\" 1 0x1 -1 1e3 null true"
-SIGNS = "= += [ ] , ; # { } \" ' : \\"
+SIGNS = "= += [ ] , ; # { } \" ' : \\ \\x00 \\ud900 \\u0000"
 PIECES = st.sampled_from([*WORDS.split(), *SIGNS.split(), "\n", " "])
 
 

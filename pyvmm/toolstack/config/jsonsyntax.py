@@ -79,6 +79,8 @@ class _Parser:
         except JSONDecodeError as error:
             raise ConfigError(f"{self.file}:{error.lineno}: expected a JSON string ({error.msg})") from None
         assert isinstance(text, str)
+        if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
+            raise ConfigError(f"{self.file}:{self._line()}: expected a string without \\u0000 and lone surrogates")
         return text
 
     def _object(self, depth: int) -> Value:

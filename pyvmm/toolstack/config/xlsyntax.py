@@ -152,4 +152,7 @@ class _Parser:
                 raise ConfigError(f"{self.file}:{token.line}: expected a known escape in the string, not \\{code}")
             return ESCAPES[code]
 
-        return ESCAPE.sub(replace, token.text[1:-1])
+        text = ESCAPE.sub(replace, token.text[1:-1])
+        if "\0" in text:
+            raise ConfigError(f"{self.file}:{token.line}: expected a string without the byte 0")
+        return text
