@@ -485,6 +485,7 @@ class Host:
             port.wallclock = self._wallclock
         if isinstance(port, TapPort):
             port.clock = lambda: (self.machine.now, self.hypervisor.timers.next())
+        port.settled = self.services.settled
         port.plug(self.services.switch(bridge))
         self._ports.append(port)
 
@@ -720,6 +721,11 @@ class Services:
         """A domain was taken out of the store: the console daemon reads what is left and lets go, so do back ends."""
         self.consoled.check_domains()
         self.store_backends.check()
+
+    def settled(self) -> None:
+        """Something came from outside the run loop: the services go on, if that concerns them."""
+        if self.api.has_work:
+            wake(self.api.v)
 
     def changed(self) -> None:
         """Something was done from outside the run loop: guests hear of the store's changes, the daemons look."""

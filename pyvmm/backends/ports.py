@@ -30,6 +30,8 @@ class HostPort:
     def __init__(self, name: str) -> None:
         self.name = name
         self.switch: Switch | None = None
+        self.settled: Callable[[], None] = lambda: None
+        """Called after frames came in from here: services may have something to do because of them."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -78,6 +80,7 @@ class PythonPort(HostPort):
         if self.switch is None:
             raise ConfigError(f"{self.name} is connected to no switch")
         self.switch.input(self, Frame(bytes(data)))
+        self.settled()
 
     def receive(self) -> bytes | None:
         """The next frame that came, None when there is none."""

@@ -126,6 +126,7 @@ class TapPort(HostPort):
         if frames and self.switch is not None:
             self.taken += len(frames)
             self.switch.input_all(self, frames)
+            self.settled()
         return bool(frames)
 
 

@@ -144,7 +144,9 @@ class Xenstored:
         return (self._virq, *(served.port for served in self.served.values()))
 
     def _due(self) -> bool:
-        return self.api.fired(*self._ports())  # looked up anew: domains are introduced while the task waits
+        """Events have come, or back ends and tools here have done something that a domain is to hear of."""
+        # Looked up anew each time: domains are introduced while the task waits.
+        return self.api.fired(*self._ports()) or any(served.ring.can_send for served in self.served.values())
 
     async def run(self) -> None:
         """The daemon's task."""

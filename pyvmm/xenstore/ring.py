@@ -164,6 +164,16 @@ class Ring:
             self.notify()
         return more
 
+    @property
+    def can_send(self) -> bool:
+        """There is something for the domain, and room for it: a visit would move it."""
+        if not (self.connection.wants_write and self.connection.alive) or _get(self.page, CONNECTION) != CONNECTED:
+            return False
+        try:
+            return room(self.page, RSP_CONS, RSP_PROD) > 0
+        except BadIndex:
+            return True  # a visit would see to that
+
     def _waiting(self) -> int:
         return RING_SIZE - room(self.page, REQ_CONS, REQ_PROD)
 

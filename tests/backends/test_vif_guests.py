@@ -184,6 +184,53 @@ def test_runs_repeat(way: str) -> None:
     assert len(digests) == 1
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_front_end_that_breaks_the_ring(way: str) -> None:
+    """One of two guests: its device is closed with one report, its front end is told, and may begin anew; the other
+    one goes on."""
+    with Host(memory=192 << 20) as host:
+        client = Client(host)
+        bad, good = daytime(host, way, 1), daytime(host, "xs", 2)
+        ready(host, bad, good)
+        client.resolve(1)
+        vif = host.services.network.vifs[bad.domid, 0]
+        ring = vif._mappings[1].va  # its rx ring, where the guest could have written this
+        host.services.api.write(ring, (0x80000000).to_bytes(4, "little"))
+        assert client.ask(wire.arp_request(ME, MY_IP, address(1))) == []
+        (report,) = host.services.reports
+        assert (report.device.kind, report.device.domid, report.device.devid) == ("vif", bad.domid, 0)
+        assert "rx ring" in report.cause and "cannot wait" in report.cause
+        assert bad.crash_report is None
+        if way == "xs":
+            assert b"cannot wait" in host.xenstore.read(f"/local/domain/0/error/backend/vif/{bad.domid}/0/error")
+        # Its front end went through the closing handshake and began anew.
+        assert client.resolve(1) == guest_mac(1) and host.services.reports == [report]
+        assert client.resolve(2) == guest_mac(2)
+        assert client.time(2).endswith("UTC\r\n")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_device_is_removed_under_traffic(way: str) -> None:
+    """Frames for it are on their way when it is asked to go; both ends close, all of it goes back."""
+    with Host(memory=192 << 20) as host:
+        client = Client(host)
+        first, other = daytime(host, way, 1), daytime(host, "xs", 2)
+        ready(host, first, other)
+        client.resolve(1)
+        for _ in range(100):  # more than the guest has buffers
+            body = wire.ping(b"x" * 1000)
+            client.port.send(wire.ip(guest_mac(1), ME, MY_IP, address(1), wire.ICMP, body))
+        host.services.attach.remove(first.domid, "vif", 0)
+        host.services.changed()
+        host.run(2 * STEP)
+        assert [port.name for port in host.switch.ports] == ["client", "vif2.0"]
+        assert list(host.services.network.vifs) == [(other.domid, 0)]
+        assert host.services.reports == [] and "daytime: the device is gone" in first.console.text
+        while client.port.receive() is not None:
+            pass
+        assert client.resolve(2) == guest_mac(2)
+
+
 def test_bridges_are_apart() -> None:
     """An interface is on the switch that its configuration names."""
     with Host(memory=128 << 20) as host:
