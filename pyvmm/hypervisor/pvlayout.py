@@ -128,6 +128,12 @@ def _cover(start: int, end: int, known: set[tuple[int, int]]) -> list[tuple[int,
     return [item for item in found if item not in known]
 
 
+def _cover_size(start: int, end: int) -> int:
+    """How many tables [start, end) needs, without listing them: a damaged image may ask for very many."""
+    shifts = [table_bits(level) for level in (4, 3, 2, 1)]
+    return sum(max(0, ((end - 1 & VA_MASK) >> bits) - ((start & VA_MASK) >> bits) + 1) for bits in shifts)
+
+
 def _too_little(path: str, nr_pages: int, needed: int) -> MemoryShortage:
     return MemoryShortage(
         f"{path}: needs at least {needed * PAGE >> 10} KiB of memory, and has {nr_pages * PAGE >> 10} KiB"
@@ -165,14 +171,14 @@ def domu_layout(image: PvImage, nr_pages: int, module_length: int = 0, path: str
     count = spare
     while True:
         end = (base + (cursor + count) * PAGE | SUPERPAGE_MASK) + 1
-        cover = _cover(base, end, set())
-        count = len(cover) + spare
+        count = _cover_size(base, end) + spare
         if base + (cursor + count) * PAGE <= end:
             break
     mapped = (end - base) // PAGE
     if mapped > nr_pages:
         raise _too_little(path, nr_pages, mapped)
     _check(image, end, path)
+    cover = _cover(base, end, set())
     tables = [Table(level, index, cursor + i) for i, (level, index) in enumerate(cover)]
     stack_pfn = cursor + len(tables)
     mapped_tables, pt_va = len(tables), base + cursor * PAGE
@@ -255,13 +261,10 @@ def dom0_layout(image: PvImage, nr_pages: int, module_length: int = 0, path: str
         end = (stack_end + SUPERPAGE_MASK) & ~SUPERPAGE_MASK
         if end - stack_end < PADDING:
             end += SUPERPAGE_MASK + 1
-        needed = len(_cover(base, end, set()))
+        needed = _cover_size(base, end)
         if needed <= count:
             break
-        count += 1
-    order = _dom0_order(base & ~((1 << 21) - 1), end)
-    tables = [Table(level, index, cursor + i) for i, (level, index) in enumerate(order)]
-    assert len(tables) == count
+        count = needed
     mapped = (end - base) // PAGE
     _check(image, end, path)
     # Xen allocates the area (without a mapped module, whose frames the boot loader filled) as one power of two.
@@ -269,6 +272,9 @@ def dom0_layout(image: PvImage, nr_pages: int, module_length: int = 0, path: str
     allocated = 1 << (own - 1).bit_length()
     if allocated + module_pages > nr_pages:
         raise _too_little(path, nr_pages, allocated + module_pages)
+    order = _dom0_order(base & ~((1 << 21) - 1), end)
+    tables = [Table(level, index, cursor + i) for i, (level, index) in enumerate(order)]
+    assert len(tables) == count
     if module_length and image.module_by_pfn:
         module_pfn = module_start = allocated
     initial = allocated + module_pages

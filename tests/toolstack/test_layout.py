@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -92,6 +93,14 @@ def test_too_little_memory() -> None:
         assert make(kernel(), 1024).nr_pages == 1024
         with pytest.raises(MemoryShortage, match="at least 4096 KiB"):
             make(kernel(), 1023)
+
+
+@pytest.mark.parametrize("make", [domu_layout, dom0_layout])
+@pytest.mark.parametrize("bits", [39, 46])
+def test_a_kernel_of_terabytes_is_refused_at_once(make: Callable[[PvImage, int], Layout], bits: int) -> None:
+    """Without listing the page tables it would need."""
+    with pytest.raises(MemoryShortage, match="needs at least"):
+        make(kernel(1 << bits), PAGES_128M)
 
 
 def test_xens_own_addresses_are_refused() -> None:
