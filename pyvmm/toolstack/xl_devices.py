@@ -138,7 +138,7 @@ def remove_device(xs: Client, domid: int, kind: str, devid: int) -> None:
     private = f"/libxl/{domid}/device/{kind}/{devid}"
     for end in ("frontend", "backend"):
         _remove_upwards(xs, xs.read(f"{private}/{end}").decode())
-    xs.rm(private)
+    _remove_upwards(xs, private)
 
 
 def _remove_upwards(xs: Client, path: str) -> None:

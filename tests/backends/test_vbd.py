@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -183,9 +185,16 @@ def test_random_requests_agree_with_a_model(disk: Disk) -> None:
 
 def test_flush_is_an_fsync(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    write, sync = os.pwrite, os.fsync
-    monkeypatch.setattr(os, "pwrite", lambda *a: (calls.append("write"), write(*a))[1])
-    monkeypatch.setattr(os, "fsync", lambda *a: (calls.append("fsync"), sync(*a))[1])
+
+    def noted(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            calls.append(name)
+            return real(*args)
+
+        return call
+
+    monkeypatch.setattr(os, "pwrite", noted("write", os.pwrite))
+    monkeypatch.setattr(os, "fsync", noted("fsync", os.fsync))
     ref, _ = disk.page(b"x" * 4096)
     assert disk.ask(WRITE, 0, [(ref, 0, 0)]) == OKAY
     assert disk.ask(FLUSH, 0) == OKAY

@@ -8,25 +8,31 @@ removes the device, something fails, or the guest vanishes. The store, the pages
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pyvmm.backends import vif_noxs, vif_xenstore
 from pyvmm.backends.blkfront import Blkfront
+from pyvmm.backends.switch import Switch
 from pyvmm.backends.sysctl_noxs import SYSCTL
 from pyvmm.backends.vbd import VbdConfig
 from pyvmm.backends.vbd_xenstore import VBD
+from pyvmm.backends.vif import Network, VifConfig
 from pyvmm.xenbus import picture, states
 from pyvmm.xenbus.backend import Backend, Connection, DeviceError, Driver, Features
 from pyvmm.xenbus.devices import Key
 from pyvmm.xenbus.frontend import FrontPath
 from pyvmm.xenbus.noxs import PageFront
+from pyvmm.xenbus.resources import Page, Resources
 from pyvmm.xenbus.states import Action, Negotiation, State, Why, reachable
 from tests.xenbus.rig import Rig
 
-DEPTH = 40  # steps from a new device; no walk through the table needs more
+DEPTH = 60  # steps from a new device; no walk is that long
+FIRST = State.INITIALISING
 XENSTORE, NOXS = Negotiation.XENSTORE, Negotiation.NOXS
 
 
@@ -44,6 +50,36 @@ class NoRing:
 
     def release(self) -> None:
         pass
+
+
+class TwoRings:
+    """The front end's side of a network interface, as far as it concerns the negotiation: two rings, one port."""
+
+    def __init__(self, resources: Resources) -> None:
+        self.resources = resources
+        self.port = 0
+        self.pages: list[tuple[int, Page]] = []
+
+    def publish(self, backend_domid: int, offered: Features) -> Connection:
+        for _ in range(2):
+            page = self.resources.page()
+            self.pages.append((self.resources.grant(backend_domid, page), page))
+        self.port = self.resources.xc.alloc_unbound(1, backend_domid)
+        (tx, _), (rx, _) = self.pages
+        return Connection(1, ((tx,), (rx,)), (self.port,), {"request_rx_copy": 1, "rx_notify": 1})
+
+    def start(self, details: Features) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+    def release(self) -> None:
+        if self.port:
+            self.resources.xc.close_port(self.port)
+        for ref, page in self.pages:
+            self.resources.revoke_and_free(ref, page)
+        self.port, self.pages = 0, []
 
 
 def break_once(path: Any, *names: str) -> None:
@@ -193,7 +229,9 @@ class Walk:
         self.rig.client.events()
 
 
-STEPS: list[Callable[[Walk], None]] = [
+Moment = tuple[object, ...]
+Step = Callable[[Walk], None]
+STEPS: list[Step] = [
     Walk.front_looks,
     Walk.front_acts,
     Walk.front_fails,
@@ -209,35 +247,75 @@ STEPS: list[Callable[[Walk], None]] = [
 ]
 
 
+class Explorer:
+    """Walks until every step was tried at every moment within `DEPTH` steps of the beginning. It goes on from where it
+    is, by known steps to the nearest moment where something is untried, and begins anew only when there is none."""
+
+    def __init__(self, new: Callable[[], Walk]) -> None:
+        self.new = new
+        self.walk = new()
+        self.start = self.walk.moment
+        self.depth: dict[Moment, int] = {self.start: 0}
+        self.untried: dict[Moment, list[Step]] = {self.start: list(STEPS)}
+        self.edges: dict[Moment, dict[Step, Moment]] = {}
+        self.pairs = {self.walk.pair}
+
+    def run(self) -> None:
+        while True:
+            way = self._way(self.walk.moment)
+            if way is None:
+                self.walk.end()
+                self.walk = self.new()
+                assert self.walk.moment == self.start
+                way = self._way(self.start)
+                if way is None:
+                    break
+            for step in way:
+                expected = self.edges[self.walk.moment][step]
+                step(self.walk)
+                assert self.walk.moment == expected, "a walk does not repeat"
+            self._try()
+        self.walk.end()
+
+    def _try(self) -> None:
+        moment = self.walk.moment
+        step = self.untried[moment].pop()
+        step(self.walk)
+        self.pairs.add(self.walk.pair)
+        here = self.walk.moment
+        self.edges.setdefault(moment, {})[step] = here
+        if here not in self.depth:
+            self.depth[here] = self.depth[moment] + 1
+            self.untried[here] = list(STEPS) if self.depth[here] < DEPTH else []
+
+    def _way(self, moment: Moment) -> list[Step] | None:
+        """Known steps from `moment` to the nearest one where something is untried."""
+        came: dict[Moment, tuple[Moment, Step] | None] = {moment: None}
+        queue = deque([moment])
+        while queue:
+            here = queue.popleft()
+            if self.untried[here]:
+                way: list[Step] = []
+                while (back := came[here]) is not None:
+                    here, step = back
+                    way.append(step)
+                return way[::-1]
+            for step, there in self.edges.get(here, {}).items():
+                if there not in came:
+                    came[there] = here, step
+                    queue.append(there)
+        return None
+
+
 def walk_everything(new: Callable[[], Walk]) -> tuple[set[tuple[State, State]], int, int]:
     """All moments up to `DEPTH`: the pairs of states met, the number of moments, and how deep the deepest was."""
-    walk = new()
-    seen: dict[tuple[object, ...], list[Callable[[Walk], None]]] = {walk.moment: []}
-    pairs = {walk.pair}
-    todo = [(walk.moment, step) for step in STEPS]
-    here = walk.moment
-    while todo:
-        moment, step = todo.pop()
-        path = seen[moment]
-        if len(path) >= DEPTH:
-            continue
-        if here != moment:
-            walk.end()
-            walk = new()
-            for done in path:
-                done(walk)
-            assert walk.moment == moment, "a walk does not repeat"
-        step(walk)
-        here = walk.moment
-        if here not in seen:
-            seen[here] = [*path, step]
-            pairs.add(walk.pair)
-            todo += [(here, following) for following in STEPS]
-    walk.end()
-    return pairs, len(seen), max(len(path) for path in seen.values())
+    explorer = Explorer(new)
+    explorer.run()
+    return explorer.pairs, len(explorer.depth), max(explorer.depth.values())
 
 
-CASES = [("vbd", XENSTORE), ("vbd", NOXS), ("sysctl", NOXS)]
+MAC = "00:16:3e:00:00:01"
+CASES = [("vbd", XENSTORE), ("vbd", NOXS), ("vif", XENSTORE), ("vif", NOXS), ("sysctl", NOXS)]
 
 
 @pytest.mark.parametrize(("kind", "negotiation"), CASES)
@@ -246,20 +324,26 @@ def test_the_pairs_met_are_those_of_the_table(
 ) -> None:
     image = tmp_path / "disk"
     image.write_bytes(bytes(4096))
-    driver = VBD if kind == "vbd" else SYSCTL
-    rig = Rig(driver)
+    rig = Rig()
     _ = rig.page
+    resources = rig.guest.resources
     config: Any = None
+    driver: Driver = SYSCTL
+    path: Callable[[], FrontPath] = NoRing
     if kind == "vbd":
+        driver, path = VBD, lambda: Blkfront(resources)
         config = {"params": str(image), "mode": "w"} if negotiation is XENSTORE else VbdConfig(str(image))
+    elif kind == "vif":
+        network = Network(rig.dom0.resources, lambda name: switch)
+        switch = Switch("xenbr0", lambda: 0)
+        driver, path = Driver("vif", network.make, vif_xenstore.WORDS, vif_noxs.WORDS), lambda: TwoRings(resources)
+        config = {"mac": MAC, "bridge": "xenbr0", "handle": "7"} if negotiation is XENSTORE else VifConfig(MAC)
+    (rig.over_store if negotiation is XENSTORE else rig.over_page).add_driver(driver)
 
-    def new() -> Walk:
-        path: FrontPath = Blkfront(rig.guest.resources) if kind == "vbd" else NoRing()
-        return Walk(rig, driver, negotiation, config, path)
-
-    pairs, moments, depth = walk_everything(new)
-    published = State.INITIALISED if negotiation is XENSTORE else State.CONNECTED
-    allowed = reachable(negotiation, published)
+    pairs, moments, depth = walk_everything(lambda: Walk(rig, driver, negotiation, config, path()))
+    assert depth < DEPTH  # all there is was walked, not only the beginning
+    published = State.INITIALISED if (kind, negotiation) == ("vbd", XENSTORE) else State.CONNECTED
+    allowed = reachable(negotiation, published, State.UNKNOWN if (kind, negotiation) == ("vif", NOXS) else FIRST)
     names = sorted(f"{front.text}/{back.text}" for front, back in pairs)
     record_property("pairs", names)
     print(f"{kind} over {negotiation.value}: {len(pairs)} pairs, {moments} moments, depth {depth}: {' '.join(names)}")
