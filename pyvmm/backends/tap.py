@@ -60,7 +60,8 @@ class TapPort(HostPort):
         self.stopped = False
         self.gone = False  # the device was removed under us
         self.taken = self.given = self.lost = 0
-        self._idle_since: tuple[int, float] | None = None
+        self._deadline: int | None = None  # the timer that is waited for, and for how many seconds that was done:
+        self._waited = 0.0  # frames that come meanwhile do not put it off
 
     def fileno(self) -> int:
         """The device's file descriptor; readable when a frame waits."""
@@ -99,15 +100,17 @@ class TapPort(HostPort):
         if self.gone or self.stopped:
             return self.stopped
         now, deadline = self.clock()
-        if self._idle_since is None or self._idle_since[0] != now:
-            self._idle_since = (now, time.monotonic())
+        if deadline != self._deadline:
+            self._deadline, self._waited = deadline, 0.0
         wait = PAUSE
         if deadline is not None:
-            left = (deadline - now) / SECOND - (time.monotonic() - self._idle_since[1])
+            left = (deadline - now) / SECOND - self._waited
             if left <= 0:
                 return self._take()
             wait = min(wait, left)
+        began = time.monotonic()
         select.select([self._fd], [], [], wait)
+        self._waited += time.monotonic() - began
         self._take()
         return True
 

@@ -154,6 +154,31 @@ def test_tap_device(namespace: str) -> None:
     assert tap.fileno() == -1 and switch.ports == (port,)
 
 
+def test_frames_do_not_put_a_timer_off(namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A timer in a second fires when a second was waited, however often guests ran in between."""
+    tap = TapPort()
+    waits: list[float] = []
+    host_time = 0.0
+
+    def select(read: object, write: object, error: object, seconds: float) -> None:
+        nonlocal host_time
+        waits.append(seconds)
+        host_time += seconds
+
+    monkeypatch.setattr("pyvmm.backends.tap.select.select", select)
+    monkeypatch.setattr("pyvmm.backends.tap.time.monotonic", lambda: host_time)
+    now = 5_000
+    tap.clock = lambda: (now, 1_000_005_000)
+    while tap.idle():
+        now += 1_000  # a guest did something
+        assert len(waits) < 20
+    assert sum(waits) == pytest.approx(1, abs=1e-4)
+    tap.clock = lambda: (now, None)
+    assert tap.idle()  # no timer: frames are waited for without end
+    tap.close()
+    assert not tap.idle()
+
+
 def test_tap_devices_that_cannot_be(namespace: str) -> None:
     with pytest.raises(UsageError, match="at most 15 bytes"):
         TapPort("a-name-that-is-too-long")
