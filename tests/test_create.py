@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import termios
@@ -338,3 +339,18 @@ def test_a_person_types_on_the_chosen_console(files: Files) -> None:
     assert termios.tcgetattr(terminal) == before
     os.close(terminal)
     os.close(master)
+
+
+def test_what_the_manual_shows(tmp_path: Path) -> None:
+    """The two files of docs/toolstack.md make the guests whose first lines it shows; the files it names are there."""
+    manual = (ROOT / "docs" / "toolstack.md").read_text()
+    shown = manual.split("$ cat one.cfg\n")[1].split("```")[0]
+    one, rest = shown.split("$ cat two.json\n")
+    two, output = rest.split("$ pyvmm create one.cfg two.json\n")
+    (tmp_path / "one.cfg").write_text(one)
+    (tmp_path / "two.json").write_text(two)
+    run = pyvmm("create", tmp_path / "one.cfg", tmp_path / "two.json")
+    assert run.status == 0 and run.out.splitlines()[:2] == output.splitlines()[:2]
+    assert any("some words" in line for line in run.out.splitlines())
+    for name in re.findall(r"`((?:toolstack|cli)/[\w/.]+)`", manual):
+        assert (ROOT / "pyvmm" / name).exists(), name
