@@ -110,6 +110,11 @@ class CopyBuffer:
         self._resources = resources
         self._pages: list[Page] = []
 
+    def prepare(self) -> None:
+        """Get the pages, before they are needed. `HypercallError`: there is no memory."""
+        while len(self._pages) < BUFFER_PAGES:
+            self._pages.append(self._resources.page())
+
     def from_guest(self, domid: int, pieces: list[Piece]) -> list[bytes | None]:
         """The bytes of each piece; None where the grant cannot be read."""
         found: list[bytes | None] = []
@@ -141,8 +146,6 @@ class CopyBuffer:
     def _batches(self, sizes: list[int]) -> Iterable[list[tuple[int, Page, int]]]:
         """Places for data of these sizes, none larger than a page and none across two: (number, page, offset). Each
         list is as much as there is room for at once."""
-        while len(self._pages) < BUFFER_PAGES:
-            self._pages.append(self._resources.page())
         batch: list[tuple[int, Page, int]] = []
         page, at = 0, 0
         for number, size in enumerate(sizes):
@@ -257,6 +260,7 @@ class Vif:
         if len(connection.ports) not in (1, 2):
             raise DeviceError("neither one event channel nor two")
         try:
+            self._network.buffer.prepare()
             for refs in connection.rings:
                 self._mappings.append(self._site.resources.map(self.domid, refs))
             for port in connection.ports:

@@ -15,6 +15,7 @@ from pyvmm.abi.io import netif as abi
 from pyvmm.abi.io.ring import sring
 from pyvmm.backends.vif_tx import packets
 from pyvmm.hypervisor.lifecycle import destroy_domain
+from pyvmm.toolstack.libxc import HypercallError
 from pyvmm.xenbus.backend import Connection, DeviceError
 from tests.backends.vif_front import FEATURES, FIRST_REF, RX_PAGE, RX_REF, SLOTS, TX_PAGE, TX_REF, Bench, Front, frame
 from tests.hypervisor.native_host import PAGE
@@ -279,6 +280,24 @@ def test_rings_that_are_wild_from_the_start(bench: Bench, page: int) -> None:
         one.vif.connect(connection)
     one.vif.stop()
     assert bench.free() == before
+
+
+def test_no_memory_for_the_buffer(bench: Bench) -> None:
+    """The interface is not connected, with the cause; once there is memory it is."""
+    bench.xc.allow_memory(0, 1)
+    pages = []
+    with pytest.raises(HypercallError):
+        while True:
+            pages.append(bench.resources.page())
+    one = bench.front(bench.host.one)
+    one.vif.probe()
+    with pytest.raises(DeviceError, match="ENOMEM"):
+        one.vif.connect(one.connection())
+    one.vif.stop()
+    for page in pages:
+        bench.resources.free(page)
+    one.connect()
+    assert one.send(frame(b"\xff" * 6, one.mac)) == [(0, OKAY)]
 
 
 # -- front ends that vanish
