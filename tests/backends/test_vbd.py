@@ -19,6 +19,7 @@ from pyvmm.backends.vbd_xenstore import VBD
 from pyvmm.hypervisor import lifecycle
 from pyvmm.xenbus.devices import Key
 from pyvmm.xenbus.frontend import Frontend
+from pyvmm.xenbus.noxs import BE_STATE, FE_STATE, PageFront
 from pyvmm.xenbus.resources import Page
 from pyvmm.xenbus.states import Negotiation, State
 from pyvmm.xenbus.xenstore import StoreBackends
@@ -468,3 +469,79 @@ def test_nodes_that_cannot_be(image: Path, node: str) -> None:
         disk.rig.settle()
         assert disk.rig.states(disk.front) == (State.CONNECTED, State.CONNECTED)
         disk.rig.over_store.close()
+
+
+BLKBACK = """
+feature-max-indirect-segments multi-queue-max-queues max-ring-page-order hotplug-status state
+feature-flush-cache discard-granularity discard-alignment discard-secure feature-discard feature-barrier
+feature-persistent sectors info sector-size physical-sector-size state
+""".split()
+
+
+def test_nodes_and_their_order_are_blkbacks(image: Path) -> None:
+    """What the back end writes, in order; hotplug-status is the hotplug script's, whose work ours does itself. The
+    front end's handshake is three nodes and two states; the toolstack's is not counted."""
+    rig = Rig(VBD)
+    written: dict[int, list[str]] = {0: [], 1: []}
+
+    def observe(operation: str, domid: int, tx: int, path: str, outcome: str) -> None:
+        if operation.lower() == "write" and outcome == "OK":
+            written[domid].append(path.rpartition("/")[2])
+
+    rig.add_to_store("vbd", DEVID, params=str(image), mode="w", **{"device-type": "disk"})
+    rig.store.observer = observe
+    rig.settle()
+    rig.store_front(VBD, DEVID, Blkfront(rig.guest.resources))
+    rig.settle()
+    assert written[0] == BLKBACK
+    assert written[1] == ["ring-ref", "event-channel", "protocol", "state", "state"]
+
+
+BAD_WORDS = {  # offset in the control page: what cannot be there
+    156 + 8: (2, 0xFFFF_FFFF),  # num_rings
+    168: (5, 1, 0xFFFF_FFFF),  # ring_page_order (1: the second page is not granted)
+    172: (0, 1023, 0xFFFF_FFFF),  # event channel
+    176: (0, 4000, 0xFFFF_FFFF),  # ring reference
+    89: (0x20202020,),  # protocol
+}
+
+
+@pytest.mark.parametrize("offset", BAD_WORDS)
+def test_words_that_cannot_be(image: Path, offset: int) -> None:
+    """The same over noxs: the front end's words, and states that are none."""
+    for value in BAD_WORDS[offset]:
+        disk = Disk(image, Negotiation.NOXS)
+        disk.front.close()
+        disk.rig.settle()
+        channel = disk.front.channel
+        assert isinstance(channel, PageFront)
+        disk.front.open()
+        disk.front.step()  # Initialising
+        disk.rig.over_page.check()
+        _ = disk.rig.dom0.take_events()
+        disk.rig.over_page.check()
+        connection = disk.path.publish(0, channel.hear())
+        for at, data in channel.words.write(connection):
+            channel.page.write(at, data)
+        channel.page.set_word(offset, value)
+        channel.page.set_word(BE_STATE, 0x1234_5678)  # the back end's own state is not there
+        channel.enter(State.CONNECTED)
+        disk.rig.dom0.take_events()
+        disk.rig.over_page.check()
+        assert len(disk.rig.reports) == 1, (offset, value)
+        assert disk.rig.dom0.domain.grants.maptrack == {}
+        disk.path.release()
+        channel.enter(State.CLOSED)
+        disk.rig.dom0.take_events()
+        disk.rig.over_page.check()
+        for state in (0x7FFF_FFFF, 9, 7):
+            channel.page.set_word(FE_STATE, state)
+            disk.rig.guest.xc.notify(channel.port)
+            disk.rig.dom0.take_events()
+            disk.rig.over_page.check()
+        disk.front.state = State.CLOSED
+        disk.front.open()
+        disk.rig.settle()
+        assert disk.rig.states(disk.front) == (State.CONNECTED, State.CONNECTED)
+        assert len(disk.rig.reports) == 1
+        disk.rig.over_page.close()
