@@ -34,6 +34,12 @@ GPRS = (
     Reg.RAX, Reg.RCX, Reg.RDX, Reg.RBX, Reg.RSP, Reg.RBP, Reg.RSI, Reg.RDI,
     Reg.R8, Reg.R9, Reg.R10, Reg.R11, Reg.R12, Reg.R13, Reg.R14, Reg.R15,
 )  # fmt: skip
+# Tuples that are made once: the machine remembers what it needs to read them.
+_RAX_RDX = (Reg.RAX, Reg.RDX)
+_RCX_RAX_RDX = (Reg.RCX, Reg.RAX, Reg.RDX)
+_RAX_RCX = (Reg.RAX, Reg.RCX)
+_RAX_RBX_RCX_RDX = (Reg.RAX, Reg.RBX, Reg.RCX, Reg.RDX)
+_RIP_CS = (Reg.RIP, Reg.CS)
 SEGMENT_PREFIXES = {0x26: "es", 0x2E: "cs", 0x36: "ss", 0x3E: "ds", 0x64: "fs", 0x65: "gs"}
 
 
@@ -146,7 +152,7 @@ def _cli_sti(v: VCpu, insn: Insn) -> bool:
 
 def _in_out(v: VCpu, insn: Insn) -> bool:
     machine = v.hv.machine
-    rax, rdx = machine.get_many((Reg.RAX, Reg.RDX))
+    rax, rdx = machine.get_many(_RAX_RDX)
     port = rdx & 0xFFFF if insn.opcode & 8 else insn.immediate
     size = 1 if not insn.opcode & 1 else 2 if insn.operand16 else 4
     if not portio.guest_may(v, port, size):
@@ -245,14 +251,14 @@ def _rdmsr(v: VCpu, insn: Insn) -> bool:
     value = msr.read(v, machine.get(Reg.RCX) & 0xFFFFFFFF)
     if value is None:
         return False
-    machine.set_many((Reg.RAX, Reg.RDX), (value & 0xFFFFFFFF, value >> 32))
+    machine.set_many(_RAX_RDX, (value & 0xFFFFFFFF, value >> 32))
     return done(v, insn.end, "rdmsr")
 
 
 def _wrmsr(v: VCpu, insn: Insn) -> bool:
     if v.user_mode:
         return False
-    rcx, rax, rdx = v.hv.machine.get_many((Reg.RCX, Reg.RAX, Reg.RDX))
+    rcx, rax, rdx = v.hv.machine.get_many(_RCX_RAX_RDX)
     value = rax & 0xFFFFFFFF | (rdx & 0xFFFFFFFF) << 32
     return msr.write(v, rcx & 0xFFFFFFFF, value) and done(v, insn.end, "wrmsr")
 
@@ -261,7 +267,7 @@ def _rdtsc(v: VCpu, insn: Insn) -> bool:
     if v.user_mode and v.ctrlreg[4] & debugreg.CR4_TSD:
         return False
     machine = v.hv.machine
-    machine.set_many((Reg.RAX, Reg.RDX), (machine.now & 0xFFFFFFFF, machine.now >> 32 & 0xFFFFFFFF))
+    machine.set_many(_RAX_RDX, (machine.now & 0xFFFFFFFF, machine.now >> 32 & 0xFFFFFFFF))
     return done(v, insn.end, "rdtsc")
 
 
@@ -271,9 +277,9 @@ def _cpuid(v: VCpu, insn: Insn) -> bool:
 
 def _do_cpuid(v: VCpu, end: int) -> bool:
     machine = v.hv.machine
-    rax, rcx = machine.get_many((Reg.RAX, Reg.RCX))
+    rax, rcx = machine.get_many(_RAX_RCX)
     leaves = cpuid.guest(v, rax & 0xFFFFFFFF, rcx & 0xFFFFFFFF)
-    machine.set_many((Reg.RAX, Reg.RBX, Reg.RCX, Reg.RDX), leaves)
+    machine.set_many(_RAX_RBX_RCX_RDX, leaves)
     return done(v, end, "cpuid")
 
 
@@ -303,7 +309,7 @@ HAVE_IMM8 = frozenset({0xE4, 0xE5, 0xE6, 0xE7})
 
 def privileged(v: VCpu) -> bool:
     """At #GP(0): carry out the instruction at RIP if Xen does so. False: the guest gets the #GP."""
-    rip, cs = v.hv.machine.get_many((Reg.RIP, Reg.CS))
+    rip, cs = v.hv.machine.get_many(_RIP_CS)
     code_segment = descriptors.code_segment(v, cs)
     if code_segment is None:
         return False

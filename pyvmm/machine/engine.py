@@ -302,7 +302,7 @@ class Engine:
         return self._fault(vector, error)
 
     def _fault(self, vector: int, error: int) -> Fault:
-        if vector == 13 and error == 0:
+        if vector == 13 and error == 0 and faults.near_the_border(self.read):
             rip = self.linear(self.read(RIP))
             if faults.is_stack_fault(self.fetch(rip, 15), rip, self.read):
                 vector = 12

@@ -133,6 +133,24 @@ class FastEngine(Engine):
         self.step_count = c.step_count
         c.failed = 0
 
+    def run(self, budget: int) -> Exit:
+        # As in the base class, with the C structure at hand.
+        c = self._c
+        c.limit = c.instructions + budget
+        c.stop_requested = 0
+        c.rep_run = 0
+        self.forget_block()
+        self.mode = Mode.BLOCKS
+        try:
+            while c.instructions < c.limit or c.rep_active:
+                self._enter(Mode.BLOCKS)
+                result = self._after_go()
+                if result is not None:
+                    return result
+            return BudgetUsed()
+        finally:
+            self.forget_block()
+
     def go(self) -> None:
         self._enter(Mode.BLOCKS)
 
@@ -209,23 +227,28 @@ class FastEngine(Engine):
     def write(self, reg: int, value: int) -> None:
         self.cpu.check(lib.pv_write(self._c, reg, value & _MASK64))
 
-    def read_many(self, regs: Sequence[int]) -> list[int]:
-        # A tuple is kept together with its C array, so that its id stays its own.
+    def _array(self, regs: Sequence[int]) -> tuple[Sequence[int], int, Any, Any]:
+        """The C arrays for the numbers and the values of `regs`; a tuple's are remembered."""
         known = self._arrays.get(id(regs))
         if known is None:
             n = len(regs)
             known = regs, n, ffi.new("int[]", regs), ffi.new("uint64_t[]", n)
             if type(regs) is tuple:
+                # It is kept together with its array, so that its id stays its own.
                 if len(self._arrays) >= _ARRAYS:
                     self._arrays.clear()
                 self._arrays[id(regs)] = known
-        _, n, numbers, values = known
+        return known
+
+    def read_many(self, regs: Sequence[int]) -> list[int]:
+        _, n, numbers, values = self._array(regs)
         lib.pv_read_many(self._c, numbers, values, n)
         return ffi.unpack(values, n)  # type: ignore[no-any-return]
 
     def write_many(self, regs: Iterable[int], values: Iterable[int]) -> None:
-        numbers = list(regs)
-        lib.pv_write_many(self._c, numbers, [v & _MASK64 for v in values], len(numbers))
+        _, n, numbers, array = self._array(regs if isinstance(regs, tuple) else list(regs))
+        array[0:n] = [v & _MASK64 for v in values]
+        lib.pv_write_many(self._c, numbers, array, n)
 
 
 class FastStepEngine(FastEngine):

@@ -14,9 +14,12 @@ from typing import Final
 
 from pyvmm.machine.decode import Insn, Operand, decode
 from pyvmm.machine.paging import is_canonical
-from pyvmm.machine.registers import Reg
+from pyvmm.machine.registers import RBP, RSP, Reg
 
 _MASK64: Final = (1 << 64) - 1
+_NEAR: Final = (1 << 32) + 8  # a displacement has 32 bits
+_LOW: Final = (1 << 47) - _NEAR
+_HIGH: Final = (1 << 64) - (1 << 47) + _NEAR
 _STACK_BASES: Final = frozenset({"rsp", "rbp", "esp", "ebp"})
 _STORES_ON_STACK: Final = ("push", "call", "enter")
 _LOADS_FROM_STACK: Final = ("pop", "ret", "iret")
@@ -24,13 +27,14 @@ _LOADS_FROM_STACK: Final = ("pop", "ret", "iret")
 Read = Callable[[int], int]
 
 
+def near_the_border(read: Read) -> bool:
+    """RSP or RBP is so near to the non-canonical addresses that `is_stack_fault` has to look."""
+    return _LOW <= read(RSP) < _HIGH or _LOW <= read(RBP) < _HIGH
+
+
 def is_stack_fault(code: bytes, va: int, read: Read) -> bool:
     """Whether the #GP(0) of the instruction at `va` must be a #SS(0). `read` gives a register."""
-    rsp, rbp = read(Reg.RSP), read(Reg.RBP)
-    if is_canonical(rsp) and is_canonical(rbp) and is_canonical(rsp - 8 & _MASK64):
-        near = 1 << 32  # a displacement is 32 bits: only near the border can it make an address non-canonical
-        if all(is_canonical(r + d & _MASK64) for r in (rsp, rbp) for d in (near, -near)):
-            return False
+    rsp, rbp = read(RSP), read(RBP)
     insn = decode(code, va)
     if insn is None:
         return False
