@@ -777,7 +777,7 @@ def _utf8(text: str) -> str:
 def _read(path: Path, what: str) -> bytes:
     try:
         with path.open("rb") as file:
-            chunks = []
+            chunks: list[bytes] = []
             while (chunk := file.read(READ_SIZE)) and len(chunks) * READ_SIZE <= LARGEST_FILE:
                 chunks.append(chunk)
             data = b"".join(chunks)
