@@ -16,7 +16,10 @@ void grants_init(void)
 
 u32 grant_access(u32 domid, u64 mfn, bool readonly)
 {
-    for (u32 ref = FIRST; ref < ENTRIES; ref++)
+    static u32 next = FIRST; /* where the search goes on: a reference just given back rests for a while */
+    for (u32 i = FIRST; i < ENTRIES; i++) {
+        u32 ref = next;
+        next = next + 1 < ENTRIES ? next + 1 : FIRST;
         if (!used[ref]) {
             used[ref] = 1;
             grant_table[ref].domid = (u16)domid;
@@ -25,6 +28,7 @@ u32 grant_access(u32 domid, u64 mfn, bool readonly)
             grant_table[ref].flags = GTF_permit_access | (readonly ? GTF_readonly : 0);
             return ref;
         }
+    }
     panic("out of grants");
 }
 
