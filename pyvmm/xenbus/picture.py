@@ -1,7 +1,7 @@
 """Draws the table of states: `python -m pyvmm.xenbus.picture docs/xenbus.md` renews what is between the markers there.
 
-For each end a Mermaid diagram (GitHub draws it) and the rows in words; then the pairs of states that the two ends can be
-in together."""
+For each end a Mermaid diagram (GitHub draws it) and the rows in words; then the pairs of states that the two ends can
+be in together."""
 
 from __future__ import annotations
 

@@ -23,7 +23,8 @@ ENTRY: int = abi.grant_entry_v1.size
 ENTRIES_PER_FRAME = PAGE // ENTRY
 BOUNCE_PAGES = 16  # as many pieces are copied in one hypercall; more would be a lot for a small native domain
 BUSY: int = abi.GTF_reading | abi.GTF_writing
-_COPY = abi.gnttab_copy
+_COPY = struct.Struct("<QHH4xQHH4xHHh2x")  # struct gnttab_copy, packed for every piece that is copied
+assert _COPY.size == abi.gnttab_copy.size
 _MAP, _UNMAP = abi.gnttab_map_grant_ref, abi.gnttab_unmap_grant_ref
 
 
@@ -245,16 +246,11 @@ class Resources:
         self._need(len(batch))
         operations = []
         for page, segment in zip(self._bounce, batch, strict=False):
-            ours = {"u": {"gmfn": page.mfn}, "domid": xen.DOMID_SELF, "offset": 0}
-            theirs = {"u": {"ref": segment.ref}, "domid": domid, "offset": segment.offset}
-            operations.append(
-                _COPY.pack(
-                    source=ours if to_them else theirs,
-                    dest=theirs if to_them else ours,
-                    len=segment.length,
-                    flags=abi.GNTCOPY_dest_gref if to_them else abi.GNTCOPY_source_gref,
-                )
-            )
+            ours, theirs = (page.mfn, xen.DOMID_SELF, 0), (segment.ref, domid, segment.offset)
+            if to_them:
+                operations.append(_COPY.pack(*ours, *theirs, segment.length, abi.GNTCOPY_dest_gref, 0))
+            else:
+                operations.append(_COPY.pack(*theirs, *ours, segment.length, abi.GNTCOPY_source_gref, 0))
         return self.xc.grant_copy(operations)
 
     # -- the end
