@@ -80,6 +80,20 @@ class Served:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def settle(self) -> None:
+        """Until it sleeps: its guests have blocked. Nothing is asked meanwhile, for that would be in the trace."""
+
+        def asleep() -> bool:
+            status = Path(f"/proc/{self.process.pid}/status").read_text()
+            return "State:\tS" in status
+
+        quiet = 0
+        end = time.monotonic() + PATIENCE
+        while quiet < 20:
+            quiet = quiet + 1 if asleep() else 0
+            assert time.monotonic() < end, "it does not come to rest"
+            time.sleep(0.02)
+
     def end(self, number: int = signal.SIGTERM) -> int:
         """End it; its exit status."""
         if self.process.poll() is None:
@@ -335,8 +349,7 @@ def test_an_idle_host_answers_the_same_way_every_time(tmp_path: Path, files: Fil
         where = tmp_path / str(i)
         where.mkdir()
         with serving(where, files.guest("h", "hang")) as served:
-            served.ask(Op.READ, b"/\0")
-            time.sleep(0.5)  # the guest has blocked
+            served.settle()
             for n in range(5):
                 served.ask(Op.WRITE, b"/n/%d\0x" % n)
                 time.sleep(pause)
