@@ -8,6 +8,8 @@ from pyvmm.abi import devctl as abi
 from pyvmm.backends import sysctl_noxs, sysctl_xenstore
 from pyvmm.backends.sysctl import REASONS, Sysctl
 from pyvmm.backends.sysctl_noxs import SYSCTL
+from pyvmm.host import Host
+from pyvmm.toolstack.devices import Vif
 from pyvmm.xenbus.backend import DeviceError
 from pyvmm.xenbus.devices import Key
 from pyvmm.xenbus.noxs import PageFront
@@ -81,3 +83,38 @@ def test_a_command_over_the_store() -> None:
     assert [event.token for event in rig.client.events()] == ["shutdown"]
     assert watch.take() == "reboot" and watch.take() is None
     assert sysctl_xenstore.acknowledged(rig.tools, 1)
+
+
+@pytest.mark.parametrize("negotiation", ["xenstore", "noxs"])
+@pytest.mark.parametrize("reason", ["poweroff", "reboot"])
+def test_a_guest_of_x86_code_is_asked(negotiation: str, reason: str) -> None:
+    """`daytime` waits for queries; it ends as it was asked, and says so."""
+    with Host(128 << 20) as host:
+        way = {"xenstore": "net=xs", "noxs": "net=noxs"}[negotiation]
+        guest = host.create(
+            "daytime", memory=16 << 20, cmdline=f"{way} ip=10.0.0.2/24", negotiation=negotiation, vifs=[Vif(0)]
+        )
+        host.run(50_000_000)
+        assert "daytime: ready" in guest.console.text and guest.exit is None
+        guest.shutdown(reason)
+        assert host.run(50_000_000).exit == reason
+        assert f"sysctl: {reason}" in guest.console.text
+        assert host.services.reports == []
+
+
+@pytest.mark.parametrize("negotiation", ["xenstore", "noxs"])
+def test_a_running_guest_loses_its_device(negotiation: str) -> None:
+    """Hot-remove: the guest's front end closes, the back end goes, and the guest runs on and can still be stopped."""
+    with Host(128 << 20) as host:
+        way = {"xenstore": "net=xs", "noxs": "net=noxs"}[negotiation]
+        vif = Vif(0)
+        guest = host.create(
+            "daytime", memory=16 << 20, cmdline=f"{way} ip=10.0.0.2/24", negotiation=negotiation, vifs=[vif]
+        )
+        host.run(50_000_000)
+        services, key = host.services, Key("vif", guest.domid, 0)
+        assert key in services.store_backends.devices or key in services.page_backends.devices
+        guest.detach(vif)
+        host.run(50_000_000)
+        assert key not in services.store_backends.devices and key not in services.page_backends.devices
+        assert services.reports == [] and guest.crash_report is None
