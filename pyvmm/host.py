@@ -225,9 +225,10 @@ class Domain:
         """Add a device, also while the guest runs, in the way the domain has its devices. `ConfigError`."""
         self._host.attach(self, device)
 
-    def detach(self, device: Device) -> None:
-        """Remove a device: its front end is asked to close, and when it has, the device goes. `ConfigError`."""
-        self._host.detach(self, device)
+    def detach(self, device: Device, *, force: bool = False) -> None:
+        """Remove a device: its front end is asked to close, and when it has, the device goes. `force`: it goes now,
+        whatever the guest does. `ConfigError`."""
+        self._host.detach(self, device, force=force)
 
     def result(self) -> DomainResult:
         """What it has done so far."""
@@ -577,9 +578,9 @@ class Host:
         self.services.attach.add(domain.built, device, domain.negotiation)
         self.services.changed()
 
-    def detach(self, domain: Domain, device: Device) -> None:
+    def detach(self, domain: Domain, device: Device, *, force: bool = False) -> None:
         """See `Domain.detach`."""
-        self.services.attach.remove(domain.domid, device.kind, device.devid)
+        self.services.attach.remove(domain.domid, device.kind, device.devid, force=force)
         self.services.changed()
 
     def destroy(self, domain: Domain) -> None:

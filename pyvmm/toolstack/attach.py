@@ -71,11 +71,15 @@ class Attach:
         except (DeviceError, HypercallError) as error:
             raise ConfigError(f"d{domid}: {error}") from None
 
-    def remove(self, domid: int, kind: str, devid: int) -> None:
-        """Ask for a device to be closed; it goes when both ends have. `ConfigError`: there is none."""
+    def remove(self, domid: int, kind: str, devid: int, *, force: bool = False) -> None:
+        """Ask for a device to be closed; it goes when both ends have. `force`: it goes now, whatever the guest does.
+        `ConfigError`: there is none."""
         key = Key(kind, domid, devid)
         if key in self.pages.devices:
-            self.pages.remove(kind, domid, devid)
+            (self.pages.destroy if force else self.pages.remove)(kind, domid, devid)
+        elif key in self.stores.devices and force:
+            self.stores.drop(key)
+            self._closed(key)
         elif key in self.stores.devices:
             path = self.stores.path(key)
 

@@ -162,8 +162,8 @@ class Backend:
         self.removing = True
 
     def fail(self, cause: str) -> None:
-        """Something is wrong on this side: report it, stop, and go to Closing."""
-        if self._released:
+        """Something is wrong on this side: report it, stop, and go to Closing. Nothing when that was done already."""
+        if self._released or self.state in (State.CLOSING, State.CLOSED):
             return
         self._report(cause)
         row = find(End.BACK, self.channel.negotiation, self.state, self.channel.other(), Why.FAILED)

@@ -103,8 +103,10 @@ def test_a_guest_of_x86_code_is_asked(negotiation: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize("negotiation", ["xenstore", "noxs"])
-def test_a_running_guest_loses_its_device(negotiation: str) -> None:
-    """Hot-remove: the guest's front end closes, the back end goes, and the guest runs on and can still be stopped."""
+@pytest.mark.parametrize("force", [False, True])
+def test_a_running_guest_loses_its_device(negotiation: str, force: bool) -> None:
+    """Hot-remove: the guest's front end closes, the back end goes, and the guest runs on. By force, the guest need not
+    do anything."""
     with Host(128 << 20) as host:
         way = {"xenstore": "net=xs", "noxs": "net=noxs"}[negotiation]
         vif = Vif(0)
@@ -114,7 +116,12 @@ def test_a_running_guest_loses_its_device(negotiation: str) -> None:
         host.run(50_000_000)
         services, key = host.services, Key("vif", guest.domid, 0)
         assert key in services.store_backends.devices or key in services.page_backends.devices
-        guest.detach(vif)
-        host.run(50_000_000)
+        guest.detach(vif, force=force)
+        if not force:
+            host.run(50_000_000)
         assert key not in services.store_backends.devices and key not in services.page_backends.devices
+        host.run(50_000_000)
         assert services.reports == [] and guest.crash_report is None
+        guest.destroy()
+        services.resources.collect()
+        assert services.resources.lingering == []
