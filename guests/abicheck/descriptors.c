@@ -108,12 +108,14 @@ void check_descriptors(void)
     answer("stack_switch", hypercall_stack_switch(FLAT_RING3_SS64, (u64)boot_stack_end), 0);
     answer("stack_switch: non-canonical", hypercall_stack_switch(FLAT_RING3_SS64, 0x800000000000UL), 0);
     hypercall_stack_switch(FLAT_RING3_SS64, (u64)boot_stack_end);
-    answer("fpu_taskswitch: set", hypercall_fpu_taskswitch(1), 0);
     extern const char insn_read_cr0[];
     struct probe p = {0};
+    s64 set = hypercall_fpu_taskswitch(1);
     probe(&p, insn_read_cr0);
+    s64 clear = hypercall_fpu_taskswitch(0);
+    answer("fpu_taskswitch: set", set, 0);
     equal("fpu_taskswitch: TS is seen in cr0", p.rax, 0x8005003b);
-    answer("fpu_taskswitch: clear", hypercall_fpu_taskswitch(0), 0);
+    answer("fpu_taskswitch: clear", clear, 0);
     answer("set_debugreg: 0", hypercall_set_debugreg(0, KERNEL_BASE), 0);
     equal("get_debugreg: 0", (u64)hypercall_get_debugreg(0), KERNEL_BASE);
     answer("set_debugreg: an address of Xen's", hypercall_set_debugreg(0, M2P_TABLE), -EPERM);

@@ -14,7 +14,7 @@
 #pragma once
 
 #define KERNEL_BASE 0x100000UL
-#define MEMORY_PAGES 4096UL /* the guest manages the first 16 MiB it is given and leaves the rest alone */
+#define MEMORY_PAGES 4096UL /* the guest manages 16 MiB behind its boot stack and leaves the rest alone */
 #define MAP_AREA 0x40000000000UL
 #define MAP_AREA_PAGES 256
 #define SCRATCH_AREA 0x50000000000UL

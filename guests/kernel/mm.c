@@ -138,12 +138,14 @@ void *map_area(u64 mfn)
 /* Xen maps a little more than the image. Take what is free there, then map the rest of MEMORY_PAGES 2 MiB at a time. */
 void mm_init(void)
 {
-    u64 pages = start_info->nr_pages < MEMORY_PAGES ? start_info->nr_pages : MEMORY_PAGES;
     p2m = (const u64 *)start_info->mfn_list;
     top = (u64 *)start_info->pt_base;
     u64 pfn = (start_info->pt_base >> PAGE_SHIFT) + start_info->nr_pt_frames;
     if (pfn <= boot_regs.rsp >> PAGE_SHIFT)
         pfn = (boot_regs.rsp >> PAGE_SHIFT) + 1; /* the boot stack comes after the tables; rsp may be its very end */
+    u64 pages = pfn + MEMORY_PAGES; /* in a large domain the p2m list alone is larger than that */
+    if (pages > start_info->nr_pages)
+        pages = start_info->nr_pages;
     for (; pfn < pages && pte_slot(pfn << PAGE_SHIFT, 1) && pte_read(pfn << PAGE_SHIFT) & PTE_P; pfn++)
         page_add((void *)(pfn << PAGE_SHIFT));
     first_mapping_end = pfn;

@@ -28,9 +28,9 @@ GUESTS = Path(__file__).parents[2] / "guests"
 
 CFLAGS = (
     "-target", "x86_64-freestanding-none", "-std=c11", "-O2", "-g0", "-Wall", "-Wextra", "-Werror",
-    "-ffreestanding", "-fno-builtin", "-fno-pic", "-mcmodel=small", "-mno-red-zone", "-mgeneral-regs-only",
+    "-ffreestanding", "-fno-builtin", "-fno-pic", "-mcmodel=small", "-mno-red-zone",
     "-fno-stack-protector", "-fno-sanitize=undefined", "-fno-strict-aliasing", "-fno-omit-frame-pointer",
-    "-fno-asynchronous-unwind-tables", "-fno-ident", "-ffunction-sections", "-fdata-sections", "-march=x86_64",
+    "-fno-asynchronous-unwind-tables", "-fno-ident", "-ffunction-sections", "-fdata-sections", "-march=x86_64-x87-mmx-sse-sse2+soft_float",
 )  # fmt: skip
 """No red zone and no vector registers: Xen pushes its frames right below rsp, and the handlers save integers only."""
 
