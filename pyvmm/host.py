@@ -23,24 +23,18 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 from pyvmm import images
-from pyvmm.abi import sched, xen
-from pyvmm.backends import sysctl_noxs, vif_noxs, vif_xenstore
-from pyvmm.backends.console import Activity, Console, Xenconsoled
+from pyvmm.abi import xen
+from pyvmm.backends.console import Activity, Console
 from pyvmm.backends.pcap import PcapPort
 from pyvmm.backends.ports import HostPort
-from pyvmm.backends.switch import Frame, Port, Switch
+from pyvmm.backends.switch import Switch
 from pyvmm.backends.tap import TapPort
-from pyvmm.backends.vbd_xenstore import VBD
-from pyvmm.backends.vif import Network
-from pyvmm.backends.xenstored import Xenstored
 from pyvmm.errors import ConfigError, EngineError, ImageError, MemoryShortage
 from pyvmm.hypervisor import event_channel, lifecycle, subsystems
 from pyvmm.hypervisor import trace as events
@@ -50,21 +44,16 @@ from pyvmm.hypervisor.dom0_build import Kernel, construct_dom0
 from pyvmm.hypervisor.domain import Domain as XenDomain
 from pyvmm.hypervisor.errors import XenError
 from pyvmm.hypervisor.hypervisor import Hypervisor, Outcome
-from pyvmm.hypervisor.runstate import wake
 from pyvmm.hypervisor.scheduler import Policy
 from pyvmm.machine import Machine, MachineError
-from pyvmm.toolstack.attach import NEGOTIATIONS, Attach
+from pyvmm.result import EXITS, DomainResult, Result, exit_of, result_of
+from pyvmm.services import Services
+from pyvmm.toolstack.attach import NEGOTIATIONS
 from pyvmm.toolstack.build import PAGE, Built, DomainConfig
 from pyvmm.toolstack.config import GuestConfig
 from pyvmm.toolstack.design import Design
 from pyvmm.toolstack.devices import DEFAULT_BRIDGE, Device, Vbd, Vif
-from pyvmm.toolstack.libxc import HypercallError, Libxc
-from pyvmm.toolstack.xl import Xl
-from pyvmm.xenbus.backend import Driver
-from pyvmm.xenbus.devices import Report
-from pyvmm.xenbus.noxs import PageBackends
-from pyvmm.xenbus.resources import Resources
-from pyvmm.xenbus.xenstore import StoreBackends
+from pyvmm.toolstack.libxc import HypercallError
 from pyvmm.xenstore import Client
 
 MIB = 1 << 20
@@ -75,21 +64,8 @@ SMALLEST_MEMORY = 16 * MIB
 READ_SIZE = 16 * MIB  # of a file at a time: one without an end must not take all memory first
 LARGEST_FILE = 1024 * MIB  # of a kernel or ramdisk; what has no end (/dev/zero) is refused too
 HOST_RESERVE = 32 * MIB
-DOM0_PAGES = 64  # of the native dom0
 KEY_PAUSE = 0.02  # seconds a person at the keyboard is waited for before virtual time goes on to the next timer
 
-# SHUTDOWN_* of public/sched.h: what a run's or a domain's end is called.
-SHUTDOWN_NAMES = {
-    sched.SHUTDOWN_poweroff: "poweroff",
-    sched.SHUTDOWN_reboot: "reboot",
-    sched.SHUTDOWN_suspend: "suspend",
-    sched.SHUTDOWN_crash: "crash",
-    sched.SHUTDOWN_watchdog: "crash",
-    sched.SHUTDOWN_soft_reset: "reboot",
-}
-# A run's end, by how much it should worry: that of the guest that comes first here is the run's.
-EXITS = ("crash", "reboot", "suspend", "poweroff")
-EXIT_STATUS = {"poweroff": 0, "suspend": 0, "left": 0, "reboot": 3, "crash": 4, "budget": 5, "deadlock": 6}
 _DETERMINISTIC = uuid.UUID("7c2f9a4e-5b0d-5d52-9a41-5f0c6d1f7a10")  # namespace of domains' UUIDs
 
 
@@ -117,63 +93,6 @@ class Outside(Protocol):
 
     def idle(self) -> bool:
         """Nobody can run: wait, if there is reason to. Whether to look again before time is skipped."""
-
-
-@dataclass(frozen=True)
-class DomainResult:
-    """What one domain did. Counts are exact; a native domain executes no instructions. `exit` is None while it
-    runs."""
-
-    domid: int
-    name: str
-    instructions: int
-    rep_iterations: int
-    hypercalls: Mapping[str, int]
-    exceptions: int
-    events_sent: int
-    events_received: int
-    switches: int
-    exit: str | None = None
-    crash_report: str | None = None
-    console: str = ""
-
-
-@dataclass(frozen=True)
-class Result:
-    """A run so far: why it stopped (`exit`, a key of `EXIT_STATUS`), what each domain did, and the fingerprint of
-    all events."""
-
-    exit: str
-    digest: str
-    host_seconds: float
-    images: Mapping[str, str]
-    domains: tuple[DomainResult, ...]
-
-    @property
-    def exit_status(self) -> int:
-        """What a command that made this run returns to the shell."""
-        return EXIT_STATUS[self.exit]
-
-    def domain(self, name: str) -> DomainResult:
-        """The domain called `name`; KeyError when there is none."""
-        for domain in self.domains:
-            if domain.name == name:
-                return domain
-        raise KeyError(name)
-
-    def to_json(self) -> dict[str, Any]:
-        """The figures as plain data: what ``pyvmm run --json`` writes."""
-        domains = [asdict(domain) for domain in self.domains]
-        for domain in domains:
-            for text in ("exit", "crash_report", "console"):
-                del domain[text]
-        return {
-            "exit": self.exit,
-            "digest": self.digest,
-            "host_seconds": self.host_seconds,
-            "images": dict(self.images),
-            "domains": domains,
-        }
 
 
 class Domain:
@@ -209,8 +128,7 @@ class Domain:
     @property
     def exit(self) -> str | None:
         """How it ended: poweroff, reboot, suspend or crash; None while it runs."""
-        code = self._domain.shutdown_code
-        return None if code is None else SHUTDOWN_NAMES.get(code, "crash")
+        return exit_of(self._domain)
 
     @property
     def crash_report(self) -> str | None:
@@ -232,29 +150,11 @@ class Domain:
 
     def result(self) -> DomainResult:
         """What it has done so far."""
-        return _result_of(self._domain, self)
+        return result_of(self._domain, self.console.text)
 
     def destroy(self) -> None:
         """End it and give back everything it holds. Doing it again does nothing."""
         self._host.destroy(self)
-
-
-def _result_of(domain: XenDomain, handle: Domain | None) -> DomainResult:
-    c = domain.counters
-    return DomainResult(
-        domid=domain.domid,
-        name=domain.name,
-        instructions=c.instructions,
-        rep_iterations=c.rep_iterations,
-        hypercalls=dict(sorted(c.hypercalls.items())),
-        exceptions=c.exceptions,
-        events_sent=c.events_sent,
-        events_received=c.events_received,
-        switches=c.switches,
-        exit=handle.exit if handle else None,
-        crash_report=domain.crash_report,
-        console=handle.console.text if handle else "",
-    )
 
 
 class Host:
@@ -457,10 +357,13 @@ class Host:
         """The native dom0 with its toolstack, XenStore and console daemon; made when first asked for."""
         if self._services is None:
             try:
-                self._services = Services(self)
+                self._services = Services(self.hypervisor, self._console)
             except (HypercallError, XenError) as error:
                 raise MemoryShortage(f"the host is too small for its own services ({error})") from None
         return self._services
+
+    def _console(self, domid: int) -> Console:
+        return next(domain.console for domain in self.domains if domain.domid == domid)
 
     @property
     def toolstack(self) -> Design:
@@ -552,8 +455,9 @@ class Host:
 
     def result(self, exit: str) -> Result:
         """What was done so far; `exit` says why it is looked at now."""
-        handles = {domain.domid: domain for domain in self.domains}
-        live = [_result_of(d, handles.get(d.domid)) for d in self.hypervisor.domains.values()]
+        guests = {domain.domid: domain for domain in self.domains}
+        services = [result_of(d, None) for d in self.hypervisor.domains.values() if d.domid not in guests]
+        live = [*services, *(guest.result() for guest in guests.values())]
         return Result(
             exit=exit,
             digest=self._digest.hexdigest() if self._digest.events else "",
@@ -659,79 +563,6 @@ class Host:
             port.close()
         if self._services is not None:
             self._services.api.close()
-
-
-class Services:
-    """The native dom0: toolstack, XenStore daemon, console daemon and back ends."""
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        _, self.api = lifecycle.create_native(host.hypervisor, 0, name="dom0", memory_pages=DOM0_PAGES, privileged=True)
-        self.xc = Libxc(self.api)
-        self.xenstored = Xenstored(self.xc)
-        self.tools = self.xenstored.client()
-        self.xenstored.store.introduce(0, 0, 0)
-        self.tools.write("/local/domain/0/domid", "0")
-        self.tools.write("/local/domain/0/name", "Domain-0")
-        self.consoled = Xenconsoled(self.xc, self.xenstored.client(), self.console)
-        self.toolstack = Xl(self.xc, self.tools, self)
-        self.xc.allow_memory(0, host.machine.ram.size)  # a control domain has no limit
-        self.resources = Resources(self.xc)
-        self.switches: dict[str, Switch] = {}
-        self.network = Network(self.resources, self.switch)
-        self.reports: list[Report] = []  # devices that were closed because of something wrong
-        store = self.xenstored.client()
-        self.store_backends = StoreBackends(self.resources, store, (), self.reports.append)
-        self.page_backends = PageBackends(self.resources, (), self.reports.append)
-        self.api.spawn(self.xenstored.run())
-        self.api.spawn(self.consoled.run())
-        self.api.spawn(self.store_backends.run())
-        self.api.spawn(self.page_backends.run())
-        self.attach = Attach(self.tools, self.store_backends, self.page_backends)
-        self.page_backends.add_driver(sysctl_noxs.SYSCTL)
-        self.add_driver(VBD)
-        self.add_driver(Driver("vif", self.network.make, vif_xenstore.WORDS, vif_noxs.WORDS))
-
-    def add_driver(self, driver: Driver) -> None:
-        """Serve devices of one more kind."""
-        self.store_backends.add_driver(driver)
-        self.page_backends.add_driver(driver)
-        self.toolstack.device_kinds.add(driver.kind)
-
-    def switch(self, name: str) -> Switch:
-        """The switch called `name`; made when first asked for."""
-        found = self.switches.get(name)
-        if found is None:
-            hv = self._host.hypervisor
-            found = self.switches[name] = Switch(name, lambda: hv.machine.now, observe=partial(self._observe, name))
-        return found
-
-    def _observe(self, switch: str, port: Port, frame: Frame) -> None:
-        bus = self._host.hypervisor.trace
-        if bus.on and port.outside:
-            bus.emit(events.NET_INPUT, port.domid, 0, switch, port.name, frame.data)
-        elif bus.on:
-            flags = int(frame.blank) | int(frame.validated) << 1
-            bus.emit(events.NET_FRAME, port.domid, 0, switch, port.name, flags, frame.data)
-
-    def console(self, domid: int) -> Console:
-        """The host's side of a domain's console."""
-        return next(domain.console for domain in self._host.domains if domain.domid == domid)
-
-    def released(self) -> None:
-        """A domain was taken out of the store: the console daemon reads what is left and lets go, so do back ends."""
-        self.consoled.check_domains()
-        self.store_backends.check()
-
-    def settled(self) -> None:
-        """Something came from outside the run loop: the services go on, if that concerns them."""
-        if self.api.has_work:
-            wake(self.api.v)
-
-    def changed(self) -> None:
-        """Something was done from outside the run loop: guests hear of the store's changes, the daemons look."""
-        self.xenstored.pump()
-        wake(self.api.v)
 
 
 class _Typing:

@@ -12,7 +12,8 @@ from pyvmm.cli.consoles import Lines
 from pyvmm.cli.output import explain_crash
 from pyvmm.cli.terminal import write_bytes
 from pyvmm.errors import ConfigError, PyvmmError
-from pyvmm.host import DEFAULT_HOST_MEMORY, EXITS, Domain, Host, host_memory
+from pyvmm.host import DEFAULT_HOST_MEMORY, Domain, Host, host_memory
+from pyvmm.result import EXITS
 from pyvmm.toolstack.config import Action, Actions, GuestConfig, load
 
 KEPT_OUTPUT = 1 << 20  # bytes of each guest's console that a host keeps that has no end

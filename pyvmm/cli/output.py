@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 from pyvmm.errors import UsageError
 
 if TYPE_CHECKING:
-    from pyvmm.host import Result
+    from pyvmm.result import Result
 
 
 def open_output(stack: ExitStack, name: str | None, what: str, standard: TextIO) -> TextIO | None:
