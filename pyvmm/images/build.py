@@ -1,8 +1,9 @@
 """Builds the guest images from `guests/` with the pinned compiler: `pyvmm images build`.
 
-There is no make: a guest is every file of `guests/kernel` and of its own folder, compiled one by one and linked in the
-order of their names by `guests/kernel/kernel.ld`; functions and data that nothing refers to are left out. The hypercall
-stubs and prototypes are generated from `hypercalls.list`. A guest may do without the kernel and bring its own linker script. The compiler is the one in the `ziglang` wheel, whose output depends on nothing of the machine it
+There is no make: a guest is every file of `guests/kernel` and of its own folder, compiled one by one and linked in
+the order of their names by `guests/kernel/kernel.ld`; functions and data that nothing refers to are left out. The
+hypercall stubs and prototypes are generated from `hypercalls.list`. A guest may do without the kernel and bring its
+own linker script. The compiler is the one in the `ziglang` wheel, whose output depends on nothing of the machine it
 runs on, so that an image can be rebuilt and compared bit by bit.
 """
 
@@ -30,7 +31,8 @@ CFLAGS = (
     "-target", "x86_64-freestanding-none", "-std=c11", "-O2", "-g0", "-Wall", "-Wextra", "-Werror",
     "-ffreestanding", "-fno-builtin", "-fno-pic", "-mcmodel=small", "-mno-red-zone",
     "-fno-stack-protector", "-fno-sanitize=undefined", "-fno-strict-aliasing", "-fno-omit-frame-pointer",
-    "-fno-asynchronous-unwind-tables", "-fno-ident", "-ffunction-sections", "-fdata-sections", "-march=x86_64-x87-mmx-sse-sse2+soft_float",
+    "-fno-asynchronous-unwind-tables", "-fno-ident", "-ffunction-sections", "-fdata-sections",
+    "-march=x86_64-x87-mmx-sse-sse2+soft_float",
 )  # fmt: skip
 """No red zone and no vector registers: Xen pushes its frames right below rsp, and the handlers save integers only."""
 

@@ -9,7 +9,7 @@ from pyvmm.hypervisor.trace import Bus, Event
 
 
 def write_trace(bus: Bus, out: TextIO) -> Callable[[], None]:
-    """Write each event of `bus` to `out` as ``TIME dDOMIDvVCPU KIND name=value ...``; returns a function that ends it."""
+    """Write each event of `bus` to `out`: ``TIME dDOMIDvVCPU KIND name=value ...``; returns what ends it."""
 
     def line(event: Event) -> None:
         out.write(f"{event}\n")
