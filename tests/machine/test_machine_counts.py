@@ -262,8 +262,8 @@ def test_two_spaces_with_different_code_at_one_address(engine: str) -> None:
     g = Guest(engine)
     m = g.m
     other_code = g.frame()
-    m.ram.write(g.code, bytes.fromhex("90909090" "ebfa"))
-    m.ram.write(other_code, bytes.fromhex("0f1f4000" "ebfa"))
+    m.ram.write(g.code, bytes.fromhex("90909090ebfa"))
+    m.ram.write(other_code, bytes.fromhex("0f1f4000ebfa"))
     other = g.space(other_code)
     a, b = m.current, m.new_context()
     m.switch(b)
@@ -284,8 +284,8 @@ def test_code_page_remapped(engine: str) -> None:
     g = Guest(engine)
     m = g.m
     one, two = g.frame(), g.frame()
-    m.ram.write(one, bytes.fromhex("0f05" "90909090" "cc"))
-    m.ram.write(two, bytes.fromhex("0f05" "0f1f4000" "cc"))
+    m.ram.write(one, bytes.fromhex("0f0590909090cc"))
+    m.ram.write(two, bytes.fromhex("0f050f1f4000cc"))
     pte = _pte(g, CODE)
     frames = [one, two]
 

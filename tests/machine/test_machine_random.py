@@ -101,12 +101,26 @@ def test_lengths_agree_with_the_disassembler() -> None:
         prefix = rng.choice([b"", b"", b"\xf3", b"\x66", b"\x48", b"\x41", b"\x66\x48", b"\x67"])
         raw = (prefix + opcode + rng.randbytes(14))[:15]
         decoded = next(engine.disasm_lite(raw, 0, 1), None)
-        if decoded is None or decoded[2].startswith(("ud", "v", "k", "xop", "ret")) or opcode[0] in (0xC4, 0xC5, 0x62,
-        0x8F):
+        if (
+            decoded is None
+            or decoded[2].startswith(("ud", "v", "k", "xop", "ret"))
+            or opcode[0] in (0xC4, 0xC5, 0x62, 0x8F)
+        ):
             continue
         near_branch = opcode[0] in (0xE8, 0xE9) or (opcode[0] == 0x0F and raw[len(prefix) + 1] & 0xF0 == 0x80)
-        doubtful = opcode[0] & 0xF0 == 0x40 or opcode[0] in (0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0,
-        0xF2, 0xF3)
+        doubtful = opcode[0] & 0xF0 == 0x40 or opcode[0] in (
+            0x26,
+            0x2E,
+            0x36,
+            0x3E,
+            0x64,
+            0x65,
+            0x66,
+            0x67,
+            0xF0,
+            0xF2,
+            0xF3,
+        )
         if (b"\x66" in prefix and (near_branch or raw[len(prefix) : len(prefix) + 2] == b"\x0f\x78")) or doubtful:
             continue
         checked += 1
