@@ -12,13 +12,17 @@ import ctypes
 import json
 import statistics
 import struct
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import unicorn
 from unicorn import UC_ARCH_X86, UC_MODE_64, UC_PROT_ALL
 from unicorn import x86_const as x86
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pyvmm.machine import BudgetUsed, Machine, Reg, SoftInt, Syscall
 
