@@ -18,7 +18,7 @@ from pyvmm.hypervisor.runstate import wake
 from pyvmm.toolstack.attach import Attach
 from pyvmm.toolstack.libxc import Libxc
 from pyvmm.toolstack.xl import Xl
-from pyvmm.xenbus.backend import Driver
+from pyvmm.xenbus.backend import LAST_REPORTS, Driver
 from pyvmm.xenbus.devices import Report
 from pyvmm.xenbus.noxs import PageBackends
 from pyvmm.xenbus.resources import Resources
@@ -47,10 +47,10 @@ class Services:
         self.resources = Resources(self.xc)
         self.switches: dict[str, Switch] = {}
         self.network = Network(self.resources, self.switch)
-        self.reports: list[Report] = []  # devices that were closed because of something wrong
+        self.reports: list[Report] = []  # devices that were closed because of something wrong; the last ones
         store = self.xenstored.client()
-        self.store_backends = StoreBackends(self.resources, store, (), self.reports.append)
-        self.page_backends = PageBackends(self.resources, (), self.reports.append)
+        self.store_backends = StoreBackends(self.resources, store, (), self._report)
+        self.page_backends = PageBackends(self.resources, (), self._report)
         self.api.spawn(self.xenstored.run())
         self.api.spawn(self.consoled.run())
         self.api.spawn(self.store_backends.run())
@@ -59,6 +59,10 @@ class Services:
         self.page_backends.add_driver(sysctl_noxs.SYSCTL)
         self.add_driver(VBD)
         self.add_driver(Driver("vif", self.network.make, vif_xenstore.WORDS, vif_noxs.WORDS))
+
+    def _report(self, report: Report) -> None:
+        self.reports.append(report)
+        del self.reports[:-LAST_REPORTS]
 
     def add_driver(self, driver: Driver) -> None:
         """Serve devices of one more kind."""

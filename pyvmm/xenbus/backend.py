@@ -22,6 +22,8 @@ Value = int | str | bytes
 Features = Mapping[str, Value]
 """What one end tells the other: the negotiations know which node or field stands for which name."""
 
+LAST_REPORTS = 256  # that are kept: a guest that breaks its device again and again must not fill the host's memory
+
 
 class DeviceError(Exception):
     """This device cannot go on: the cause, for people, in one line."""
@@ -220,6 +222,7 @@ class Backend:
 
     def _report(self, cause: str) -> None:
         self.reports.append(cause)
+        del self.reports[:-LAST_REPORTS]
         self.channel.report(cause)
         if self._on_report is not None:
             self._on_report(cause)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pyvmm.xenbus.backend import BackChannel, Backend, Driver, Site
+from pyvmm.xenbus.backend import LAST_REPORTS, BackChannel, Backend, Driver, Site
 from pyvmm.xenbus.resources import Resources
 from pyvmm.xenbus.states import State
 
@@ -56,6 +56,7 @@ class Devices:
 
     def _report(self, report: Report) -> None:
         self.reports.append(report)
+        del self.reports[:-LAST_REPORTS]
         if self._on_report is not None:
             self._on_report(report)
 
