@@ -1,0 +1,27 @@
+/* Building a PV domain: what libxc's xc_dom_* does, cut where the split toolstack cuts it.
+ *
+ *   dom_memory    needs the size only: address size, the memory itself                  (can be done for a shell, before any request)
+ *   dom_kernel    parse the image, put everything in its place, load it                 (needs the image)
+ *   dom_boot      p2m list, page tables, start_info, rings, grants, the first registers (the domain may then be unpaused)
+ *
+ * All three return 0 or a negative errno and say on failure what failed in d->error. dom_free gives back what dom0 holds, never the domain.
+ */
+#pragma once
+#include "xc.h"
+
+struct dom {
+    u32 domid, vcpus, store_domid, console_domid;
+    u64 pages;
+    u64 *p2m;                                  /* pfn to mfn, `pages` entries */
+    u32 store_port, console_port;              /* of the guest; 0: it has none */
+    u64 store_pfn, console_pfn, store_mfn, console_mfn;
+    const u8 *kernel, *ramdisk; u64 kernel_size, ramdisk_size; /* files; stay the caller's */
+    const char *cmdline;
+    u32 flags;                                 /* SIF_... of start_info */
+    struct dom_layout *layout;                 /* build.c's own: image and addresses */
+    char error[96];
+};
+int dom_memory(struct dom *d);
+int dom_kernel(struct dom *d);
+int dom_boot(struct dom *d);
+void dom_free(struct dom *d);

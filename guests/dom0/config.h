@@ -1,0 +1,17 @@
+/* A guest's configuration, from xl's syntax (config_xl.c) or chaos's JSON (config_json.c): the same structure. */
+#pragma once
+#include "kernel.h"
+
+enum { CONFIG_VIFS = 8, CONFIG_VBDS = 8 };
+struct vif_config { u32 devid; u8 mac[6]; bool has_mac; u32 ip; /* network order, 0: none */ char bridge[16], script[48]; };
+struct vbd_config { u32 devid; char target[96], vdev[16]; bool file, readonly; };
+struct config {
+    char name[64], kernel[96], ramdisk[96], cmdline[256], path[96];
+    u64 memory_kib;
+    u32 vcpus, nvifs, nvbds;
+    struct vif_config vifs[CONFIG_VIFS];
+    struct vbd_config vbds[CONFIG_VBDS];
+    bool paused;
+};
+/* 0, or -EINVAL with one line in error: path, line, what was expected. What the syntax is, the text itself shows. */
+int config_parse(const char *path, const char *text, u64 n, struct config *c, char *error, u32 size);
