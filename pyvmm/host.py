@@ -59,7 +59,7 @@ from pyvmm.xenstore import Client
 MIB = 1 << 20
 DEFAULT_HOST_MEMORY = 512 * MIB
 DEFAULT_GUEST_MEMORY = 128 * MIB
-LARGEST_MEMORY = 16 << 30
+LARGEST_MEMORY = 60 << 30
 SMALLEST_MEMORY = 16 * MIB
 READ_SIZE = 16 * MIB  # of a file at a time: one without an end must not take all memory first
 LARGEST_FILE = 1024 * MIB  # of a kernel or ramdisk; what has no end (/dev/zero) is refused too

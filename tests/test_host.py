@@ -213,7 +213,7 @@ def test_bad_requests_are_refused_and_leave_nothing(
         assert isinstance(caught.value, PyvmmError) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("memory", [0, MIB, 17 * MIB + 1, 32 << 30])
+@pytest.mark.parametrize("memory", [0, MIB, 17 * MIB + 1, 64 << 30])
 def test_impossible_hosts_are_refused(memory: int) -> None:
     with pytest.raises(ConfigError):
         Host(memory)
@@ -418,3 +418,11 @@ def test_consoled_ignores_domains_without_a_console() -> None:
         assert host.run().exit == "deadlock"  # the guest waits for its last words to be read
         assert guest.console.output == b""
         assert isinstance(host.services.consoled, Xenconsoled) and not host.services.consoled.attached
+
+
+def test_a_guest_may_be_larger_than_what_the_machine_below_has() -> None:
+    """Memory is committed when it is used: 20 GiB cost what the guest's tables and lists do."""
+    with Host(memory=21 << 30) as host:
+        guest = host.create("hello", memory=20 << 30)
+        assert host.run().exit == "poweroff"
+        assert "memory        20480 MiB" in guest.console.text

@@ -58,10 +58,9 @@ def _engine(name: str, cpu: Cpu) -> Engine:
 class Machine:
     """A CPU at CPL 3 with its memory.
 
-    `memory` is in bytes, a multiple of 4096, at most 16 GiB. `engine` is "fast" (needs the C extension), "pure",
-    "step" (one
-    instruction at a time) or "auto": the environment's PYVMM_ENGINE if set, else the fastest there is. All give the
-    same results.
+    `memory` is in bytes, a multiple of 4096, at most 60 GiB (committed as it is used). `engine` is "fast" (needs the C
+    extension), "pure", "step" (one instruction at a time) or "auto": the environment's PYVMM_ENGINE if set, else the
+    fastest there is. All give the same results.
     """
 
     def __init__(self, memory: int = 512 << 20, engine: str = "auto") -> None:

@@ -16,10 +16,12 @@ import numpy.typing as npt
 from pyvmm.machine.exits import MachineError
 from pyvmm.machine.paging import PAGE_SIZE
 
-MAX_MEMORY = 16 << 30
+MAX_MEMORY = 60 << 30
 # From this size on, zeroing by giving pages back is cheaper than by writing. Linux promises that anonymous private
 # pages read as zero after it (madvise(2), MADV_DONTNEED); elsewhere they are written.
-_DISCARDED = 1 << 20 if sys.platform == "linux" else MAX_MEMORY + 1
+_DISCARDED = 1 << 16 if sys.platform == "linux" else MAX_MEMORY + 1
+_NORESERVE = 0x4000 if sys.platform == "linux" else 0  # MAP_NORESERVE (mman-common.h), which Python has not got yet
+_ZEROES = bytes(PAGE_SIZE)
 
 
 class Ram:
@@ -29,8 +31,11 @@ class Ram:
         if size <= 0 or size % PAGE_SIZE or size > MAX_MEMORY:
             raise MachineError(f"memory must be a multiple of {PAGE_SIZE} and at most {MAX_MEMORY >> 30} GiB")
         self.size = size
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
-        self.map = mmap.mmap(-1, size, flags=flags)
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
+        try:
+            self.map = mmap.mmap(-1, size, flags=flags)
+        except OSError as error:
+            raise MachineError(f"the host gives no {size >> 20} MiB of address space: {error.strerror}") from None
         self.bytes = memoryview(self.map)
         self.u64 = self.bytes.cast("Q")
         self._u32 = self.bytes.cast("I")
@@ -70,10 +75,15 @@ class Ram:
 
     def fill(self, pa: int, n: int, byte: int) -> None:
         """Sets `n` bytes at `pa`. A large area of zeroes is given back to the host: it is committed again when it is
-        used."""
+        used; and a page that is zero already is not committed by writing zeroes to it."""
         self._check(pa, n)
-        if byte == 0 and n >= _DISCARDED and not (pa | n) % PAGE_SIZE:
-            self.map.madvise(mmap.MADV_DONTNEED, pa, n)
+        if byte == 0 and not (pa | n) % PAGE_SIZE:
+            if n >= _DISCARDED:
+                self.map.madvise(mmap.MADV_DONTNEED, pa, n)
+            else:
+                for page in range(pa, pa + n, PAGE_SIZE):
+                    if self.map[page : page + PAGE_SIZE] != _ZEROES:
+                        self.bytes[page : page + PAGE_SIZE] = _ZEROES
         else:
             self._array[pa : pa + n] = byte
         self.written(pa, n)
