@@ -49,6 +49,7 @@ class Hypervisor:
         self.machine = machine
         self.trace = trace.Bus(lambda: machine.now)
         self.domains: dict[int, Domain] = {}
+        self.dying: list[Domain] = []  # those of them that are only kept for the frames that others still map
         self.last_domid = 0  # where the search for a free number goes on (lifecycle.free_domid)
         self._serial = 0
         self.timers = Timers()

@@ -149,6 +149,7 @@ def destroy_domain(domain: Domain) -> None:
         reap(hv)
         return
     domain.dying = True
+    hv.dying.append(domain)
     hv.leave = True
     event_channel.destroy(domain)
     sched.destroy(domain)
@@ -174,7 +175,11 @@ def destroy_domain(domain: Domain) -> None:
 def reap(hv: Hypervisor) -> None:
     """Drop zombies whose last frame has come back: their numbers are free again, and the toolstack is told once
     more."""
-    for domain in [d for d in hv.domains.values() if d.dying and not hv.frames.holds_frames(d.domid)]:
+    if not hv.dying:
+        return
+    gone = [d for d in hv.dying if not hv.frames.holds_frames(d.domid)]
+    for domain in gone:
+        hv.dying.remove(domain)
         del hv.domains[domain.domid]
         if hv.trace.on:
             hv.trace.emit(trace.DOMAIN_DESTROY, domain.domid, 0)
