@@ -2,6 +2,7 @@
 #pragma once
 #include "kernel.h"
 #include "config.h"
+#include "io.h"
 
 void backends_init(void);  /* what needs no XenStore: noxs, the switch */
 void backends_xenstore(void); /* once there is a XenStore: watch our backend directory, serve consoles */
@@ -16,4 +17,5 @@ int noxs_guest_close(u32 domid, u32 reason); /* by its sysctl device: SHUTDOWN_p
 /* The console daemon: what a guest said last, and what it is to read. */
 u64 console_history(u32 domid, char *to, u64 n);
 int console_type(u32 domid, const char *text, u64 n);
+void noxs_collect(void); /* pages that a guest had mapped when its device went: after its domain went */
 void backends_report(void); /* one line a device: state of both ends, counters */

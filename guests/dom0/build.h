@@ -7,6 +7,7 @@
  * All three return 0 or a negative errno and say on failure what failed in d->error. dom_free gives back what dom0 holds, never the domain.
  */
 #pragma once
+#include "elf.h"
 #include "xc.h"
 
 struct dom {
@@ -18,7 +19,9 @@ struct dom {
     const u8 *kernel, *ramdisk; u64 kernel_size, ramdisk_size; /* files; stay the caller's */
     const char *cmdline;
     u32 flags;                                 /* SIF_... of start_info */
-    struct dom_layout *layout;                 /* build.c's own: image and addresses */
+    u64 shared_info_frame;
+    struct image image;
+    u64 module_pfn, module_start, p2m_va, start_info_pfn, tables_pfn, ntables, stack_pfn, mapped; /* the layout, in pages */
     char error[96];
 };
 int dom_memory(struct dom *d);

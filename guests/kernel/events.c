@@ -1,7 +1,7 @@
 /* Event channels: the upcall, a handler a port, and the calls that make and close ports. */
 #include "kernel.h"
 
-enum { PORTS = 1024 };
+enum { PORTS = EVENT_PORTS };
 static struct { event_handler run; void *arg; } handlers[PORTS];
 
 static void upcall(struct frame *f)

@@ -1,35 +1,55 @@
-/* The grant table: set up one frame of it, give and take back access. */
+/* The grant table: its frames are set up one by one as they are needed; give and take back access. */
 #include "kernel.h"
 
 struct grant_entry *grant_table;
-enum { FIRST = 8, ENTRIES = 512 }; /* the first eight are reserved for the toolstack: console, store */
-static u8 used[ENTRIES];
+enum { FIRST = 8, A_FRAME = PAGE_SIZE / sizeof(struct grant_entry) }; /* the first eight are reserved for the toolstack: console, store */
+static u32 free_next[GRANT_FRAMES * A_FRAME]; /* a chain of free references; in use: IN_USE */
+static u32 first_free, last_free, frames;
+#define IN_USE (~0U)
+
+static void release(u32 ref)
+{
+    free_next[ref] = 0; /* at the end of the chain: a reference just given back rests for a while */
+    if (first_free)
+        free_next[last_free] = ref;
+    else
+        first_free = ref;
+    last_free = ref;
+}
+
+static void grow(void)
+{
+    u64 list[GRANT_FRAMES];
+    struct gnttab_setup_table s = {DOMID_SELF, frames + 1, 0, list};
+    if (frames == GRANT_FRAMES || hypercall_grant_table_op(GNTTABOP_setup_table, &s, 1) || s.status)
+        panic("out of grants");
+    char *at = (char *)grant_table + frames * PAGE_SIZE;
+    if (!frames)
+        at = (char *)(grant_table = area_reserve_run(GRANT_FRAMES));
+    if (map_frame((u64)at, list[frames], PTE_P | PTE_W | PTE_U | PTE_A | PTE_D))
+        panic("cannot map the grant table");
+    for (u32 ref = frames ? frames * A_FRAME : FIRST; ref < (frames + 1) * A_FRAME; ref++)
+        release(ref);
+    frames++;
+}
 
 void grants_init(void)
 {
-    u64 frame;
-    struct gnttab_setup_table s = {DOMID_SELF, 1, 0, &frame};
-    if (hypercall_grant_table_op(GNTTABOP_setup_table, &s, 1) || s.status)
-        panic("no grant table");
-    grant_table = map_area(frame);
+    grow();
 }
 
 u32 grant_access(u32 domid, u64 mfn, bool readonly)
 {
-    static u32 next = FIRST; /* where the search goes on: a reference just given back rests for a while */
-    for (u32 i = FIRST; i < ENTRIES; i++) {
-        u32 ref = next;
-        next = next + 1 < ENTRIES ? next + 1 : FIRST;
-        if (!used[ref]) {
-            used[ref] = 1;
-            grant_table[ref].domid = (u16)domid;
-            grant_table[ref].frame = (u32)mfn;
-            barrier();
-            grant_table[ref].flags = GTF_permit_access | (readonly ? GTF_readonly : 0);
-            return ref;
-        }
-    }
-    panic("out of grants");
+    if (!first_free)
+        grow();
+    u32 ref = first_free;
+    first_free = free_next[ref];
+    free_next[ref] = IN_USE;
+    grant_table[ref].domid = (u16)domid;
+    grant_table[ref].frame = (u32)mfn;
+    barrier();
+    grant_table[ref].flags = GTF_permit_access | (readonly ? GTF_readonly : 0);
+    return ref;
 }
 
 /* False: the other side still has it mapped. */
@@ -40,6 +60,6 @@ bool grant_end(u32 ref)
         if (flags & (GTF_reading | GTF_writing))
             return false;
     while (!__atomic_compare_exchange_n(&grant_table[ref].flags, &flags, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
-    used[ref] = 0;
+    release(ref);
     return true;
 }

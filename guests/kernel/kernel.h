@@ -91,14 +91,26 @@ void page_free(void *page); /* fills it with junk */
 u64 pages_free(void);
 u64 *pte_slot(u64 va, int level); /* the entry that covers va, as mapped here (read-only); NULL if a table is missing */
 u64 pte_read(u64 va);
+int map_tables(u64 va); /* builds the tables that an entry for va needs; negative errno */
 int map_frame(u64 va, u64 mfn, u64 flags); /* builds missing tables */
 int unmap(u64 va);
 int drop_tables(u64 va);
 void *map_area(u64 mfn); /* at a free page of MAP_AREA, read-write */
 void *map_area_flags(u64 mfn, u64 flags);
 void *area_reserve(void); /* a free page of MAP_AREA with nothing mapped there, for a grant */
+void *area_reserve_run(u64 n); /* n pages in a row, for ever */
 void area_release(void *page); /* nothing is mapped there any more */
 int protect(const void *page, u64 flags); /* change the flags of a page of ours */
+
+u64 mm_end(void); /* the first pfn that is not mapped at its own address */
+u64 mm_extend(void); /* maps 2 MiB (or what is left) behind the pages in use; the first pfn, 0: there is no more */
+
+/* heap.c: memory behind the pages of mm.c */
+void *pages_take(u64 n); /* zeroed, in a row */
+void pages_release(void *pages, u64 n);
+void *memory_take(u64 size); /* zeroed; NULL when there is none */
+void memory_release(void *memory);
+u64 heap_free(void); /* bytes */
 
 /* grants.c */
 void grants_init(void);
@@ -113,11 +125,15 @@ u64 wall_clock(u32 *nanoseconds); /* seconds since 1970 */
 void timer_at(u64 when); /* an event at that time; 0: none */
 u32 timer_ticks(void); /* timer events so far */
 void sleep_until(u64 when);
+void sleep_quietly(u64 when); /* the same, asleep; or less long. For one thread */
 
 /* thread.c */
 struct thread;
 struct thread *thread_start(const char *name, void (*run)(void *), void *arg);
 void thread_yield(void);
+struct thread *thread_self(void);
+void thread_sleep(void); /* until thread_wake; at once if that came since it last slept */
+void thread_wake(struct thread *t); /* also from the handler of an event */
 void thread_wait(bool (*ready)(void *), void *arg); /* blocks the domain when no thread can run */
 
 /* xenstore.c */

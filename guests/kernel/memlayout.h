@@ -13,10 +13,28 @@
  */
 #pragma once
 
-#define KERNEL_BASE 0x100000UL
+/* A guest that needs more than most says so in a limits.h of its own. */
+#if __has_include("../guest/limits.h")
+#include "../guest/limits.h"
+#endif
+#ifndef MEMORY_PAGES
 #define MEMORY_PAGES 4096UL /* the guest manages 16 MiB behind its boot stack and leaves the rest alone */
+#endif
+#ifndef MAP_AREA_PAGES
+#define MAP_AREA_PAGES 256UL
+#endif
+#ifndef EVENT_PORTS
+#define EVENT_PORTS 1024U
+#endif
+#ifndef GRANT_FRAMES
+#define GRANT_FRAMES 1U /* of 512 entries each, taken as they are needed */
+#endif
+#ifndef THREAD_STACK_PAGES
+#define THREAD_STACK_PAGES 1UL
+#endif
+
+#define KERNEL_BASE 0x100000UL
 #define MAP_AREA 0x40000000000UL
-#define MAP_AREA_PAGES 256
 #define SCRATCH_AREA 0x50000000000UL
 #define USER_AREA 0x60000000000UL
 #define M2P_TABLE 0xffff800000000000UL

@@ -5,7 +5,9 @@ static const u64 *p2m;
 static u64 *top;         /* the L4, as mapped read-only */
 static void *free_list;  /* of pages; each begins with a pointer to the next */
 static u64 free_count;
-static bool area_used[MAP_AREA_PAGES];
+static u64 mapped_end; /* the first pfn that is not mapped at its own address */
+static u32 area_next[MAP_AREA_PAGES]; /* single pages given back: a chain of index + 1 */
+static u32 area_free, area_fresh;     /* the chain; pages from area_fresh on were never used */
 u64 first_mapping_end; /* the pfn at which Xen's own mapping ended, for abicheck */
 #define JUNK 0xa5
 #define LEAF (PTE_P | PTE_W | PTE_U | PTE_A | PTE_D)
@@ -25,6 +27,14 @@ static void page_add(void *page)
 
 void *page_alloc(void)
 {
+    static bool growing;
+    if (free_count <= 1 && !growing) { /* the last one becomes the table for more */
+        growing = true;
+        u64 pfn = free_count ? mm_extend() : 0;
+        for (; pfn && pfn < mapped_end; pfn++)
+            page_add((void *)(pfn << PAGE_SHIFT));
+        growing = false;
+    }
     void *page = free_list;
     if (!page)
         panic("out of memory");
@@ -71,7 +81,7 @@ static int hang(u64 va, int level, void *table)
     return rc ? rc : (int)hypercall_mmu_update(&u, 1, NULL, DOMID_SELF);
 }
 
-int map_frame(u64 va, u64 mfn, u64 flags)
+int map_tables(u64 va)
 {
     for (int level = 4; level > 1; level--) {
         u64 *slot = pte_slot(va, level);
@@ -79,7 +89,13 @@ int map_frame(u64 va, u64 mfn, u64 flags)
         if (rc)
             return rc;
     }
-    return (int)hypercall_update_va_mapping(va, mfn << PAGE_SHIFT | flags, UVMF_INVLPG);
+    return 0;
+}
+
+int map_frame(u64 va, u64 mfn, u64 flags)
+{
+    int rc = map_tables(va);
+    return rc ? rc : (int)hypercall_update_va_mapping(va, mfn << PAGE_SHIFT | flags, UVMF_INVLPG);
 }
 
 int unmap(u64 va)
@@ -102,24 +118,38 @@ int drop_tables(u64 va)
     return 0;
 }
 
+/* Whatever is mapped at [va, va + n pages) by grant finds its tables. */
+static void area_tables(u64 va, u64 n)
+{
+    for (u64 end = va + n * PAGE_SIZE; va < end; va = (va | 0x1fffff) + 1)
+        if (map_tables(va))
+            panic("no table for MAP_AREA");
+}
+
+void *area_reserve_run(u64 n)
+{
+    if (area_fresh + n > MAP_AREA_PAGES)
+        panic("MAP_AREA is full");
+    u64 va = MAP_AREA + area_fresh * PAGE_SIZE;
+    area_fresh += (u32)n;
+    area_tables(va, n);
+    return (void *)va;
+}
+
 void *area_reserve(void)
 {
-    u32 i = 0;
-    while (i < MAP_AREA_PAGES && area_used[i])
-        i++;
-    if (i == MAP_AREA_PAGES)
-        panic("MAP_AREA is full");
-    area_used[i] = true;
-    u64 va = MAP_AREA + i * PAGE_SIZE;
-    for (int level = 4; level > 1; level--) /* whatever is mapped here by grant finds its tables */
-        if (!(*pte_slot(va, level) & PTE_P) && hang(va, level, page_alloc()))
-            panic("no table for MAP_AREA");
+    if (!area_free)
+        return area_reserve_run(1);
+    u64 va = MAP_AREA + (area_free - 1) * PAGE_SIZE;
+    area_free = area_next[area_free - 1];
     return (void *)va;
 }
 
 void area_release(void *page)
 {
-    area_used[((u64)page - MAP_AREA) / PAGE_SIZE] = false;
+    u64 i = ((u64)page - MAP_AREA) / PAGE_SIZE;
+    area_next[i] = area_free;
+    area_free = (u32)i + 1;
 }
 
 void *map_area_flags(u64 mfn, u64 flags)
@@ -135,6 +165,24 @@ void *map_area(u64 mfn)
     return map_area_flags(mfn, LEAF);
 }
 
+u64 mm_end(void) { return mapped_end; }
+
+u64 mm_extend(void)
+{
+    u64 first = mapped_end, n = start_info->nr_pages - first;
+    if (!n)
+        return 0;
+    if (n > 512 - first % 512)
+        n = 512 - first % 512;
+    u64 *table = page_alloc();
+    for (u64 i = 0; i < n; i++)
+        table[i] = pfn_to_mfn(first + i) << PAGE_SHIFT | LEAF;
+    if (first % 512 || hang(first << PAGE_SHIFT, 2, table))
+        panic("cannot map page %lx", first);
+    mapped_end += n;
+    return first;
+}
+
 /* Xen maps a little more than the image. Take what is free there, then map the rest of MEMORY_PAGES 2 MiB at a time. */
 void mm_init(void)
 {
@@ -144,19 +192,12 @@ void mm_init(void)
     if (pfn <= boot_regs.rsp >> PAGE_SHIFT)
         pfn = (boot_regs.rsp >> PAGE_SHIFT) + 1; /* the boot stack comes after the tables; rsp may be its very end */
     u64 pages = pfn + MEMORY_PAGES; /* in a large domain the p2m list alone is larger than that */
-    if (pages > start_info->nr_pages)
-        pages = start_info->nr_pages;
-    for (; pfn < pages && pte_slot(pfn << PAGE_SHIFT, 1) && pte_read(pfn << PAGE_SHIFT) & PTE_P; pfn++)
-        page_add((void *)(pfn << PAGE_SHIFT));
-    first_mapping_end = pfn;
-    for (; pfn < pages; pfn += 512) {
-        u64 *table = page_alloc();
-        for (u64 i = 0; i < 512 && pfn + i < pages; i++)
-            table[i] = pfn_to_mfn(pfn + i) << PAGE_SHIFT | LEAF;
-        if (pfn % 512 || hang(pfn << PAGE_SHIFT, 2, table))
-            panic("cannot map page %lx", pfn);
-        for (u64 i = 0; i < 512 && pfn + i < pages; i++)
-            page_add((void *)((pfn + i) << PAGE_SHIFT));
-    }
+    for (; pfn < start_info->nr_pages && pte_slot(pfn << PAGE_SHIFT, 1) && pte_read(pfn << PAGE_SHIFT) & PTE_P; pfn++)
+        if (pfn < pages)
+            page_add((void *)(pfn << PAGE_SHIFT));
+    first_mapping_end = mapped_end = pfn;
+    while (mapped_end < pages && (pfn = mm_extend()))
+        for (; pfn < mapped_end; pfn++)
+            page_add((void *)(pfn << PAGE_SHIFT));
     unmap(0);
 }

@@ -2,6 +2,7 @@
 #include "kernel.h"
 
 static volatile u32 ticks;
+static struct thread *sleeper;
 
 static u64 tsc(void)
 {
@@ -50,6 +51,8 @@ static void tick(u32 port, void *arg)
 {
     (void)port, (void)arg;
     ticks++;
+    if (sleeper)
+        thread_wake(sleeper);
 }
 
 u32 timer_ticks(void)
@@ -75,4 +78,12 @@ void sleep_until(u64 when)
 {
     hypercall_set_timer_op(when);
     thread_wait(reached, &when);
+}
+
+void sleep_quietly(u64 when)
+{
+    sleeper = thread_self();
+    hypercall_set_timer_op(when);
+    thread_sleep();
+    sleeper = NULL;
 }

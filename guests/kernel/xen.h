@@ -172,6 +172,7 @@ struct vcpu_guest_context {
     u64 event_callback_eip, failsafe_callback_eip, syscall_callback_eip, vm_assist, fs_base, gs_base_kernel, gs_base_user;
 };
 #define VGCF_in_kernel 4
+#define VGCF_online 32
 
 /* version.h, callback.h, physdev.h */
 enum { XENVER_version, XENVER_extraversion, XENVER_compile_info, XENVER_capabilities, XENVER_changeset, XENVER_platform_parameters,

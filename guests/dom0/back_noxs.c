@@ -1,0 +1,86 @@
+/* Devices found by the device page: what the noxs module of LightVM's dom0 does when chaos asks it (its drivers/xen/noxs).
+ *
+ * Making a device is a page of ours, granted to the guest, an event channel whose local end is here, and what the kind of device
+ * writes into the page. The state InitWait is set in silence: the guest reads it when it comes.
+ */
+#include "back.h"
+
+static const struct back_kind *const kinds[] = {NULL, &back_sysctl, &back_vif, NULL};
+static struct left { void *page; u32 grant; struct left *next; } *leftovers; /* pages that a guest still has mapped */
+
+static void collect(void)
+{
+    for (struct left **at = &leftovers; *at;) {
+        struct left *l = *at;
+        if (!grant_end(l->grant)) {
+            at = &l->next;
+            continue;
+        }
+        *at = l->next;
+        page_free(l->page);
+        memory_release(l);
+    }
+}
+
+int noxs_device_create(u32 type, u32 frontend, u32 devid, const union device_config *c, u32 *grant, u32 *port)
+{
+    if (type >= COUNT(kinds) || !kinds[type])
+        return -ENODEV;
+    if (back_find(type, frontend, devid))
+        return -EEXIST;
+    s64 local = event_alloc_unbound(frontend);
+    if (local < 0)
+        return (int)local;
+    struct back *b = back_new(kinds[type], frontend, devid, c);
+    if (!b) {
+        event_close((u32)local);
+        return -ENOMEM;
+    }
+    b->page = page_alloc();
+    b->page->devid = devid;
+    b->page->fe_state = type == noxs_dev_vif ? XenbusStateUnknown : XenbusStateInitialising;
+    b->grant = *grant = grant_access(frontend, va_to_mfn(b->page), false);
+    b->port = *port = (u32)local;
+    event_bind(b->port, back_event, b);
+    b->kind->offer(b);
+    back_set_state(b, XenbusStateInitWait);
+    return 0;
+}
+
+int noxs_device_configure(u32 type, u32 frontend, u32 devid, const union device_config *c)
+{
+    struct back *b = back_find(type, frontend, devid);
+    if (!b)
+        return -ENOENT;
+    if (b->state != XenbusStateInitWait)
+        return -EBUSY;
+    b->config = *c;
+    b->kind->offer(b);
+    return 0;
+}
+
+int noxs_device_destroy(u32 type, u32 frontend, u32 devid)
+{
+    struct back *b = back_find(type, frontend, devid);
+    if (!b)
+        return -ENOENT;
+    if (b->connected)
+        b->kind->disconnect(b);
+    back_set_state(b, XenbusStateClosed);
+    event_close(b->port);
+    struct left *l = memory_take(sizeof *l);
+    if (!l)
+        panic("no memory to give memory back");
+    *l = (struct left){b->page, b->grant, leftovers};
+    leftovers = l;
+    if (b->closer)
+        thread_wake(b->closer);
+    back_free(b);
+    collect();
+    return 0;
+}
+
+void noxs_collect(void)
+{
+    collect();
+}

@@ -1,0 +1,237 @@
+/* A network back end: frames of the front end go to the switch, the switch's to the front end, all by grant copies. */
+#include "back.h"
+
+enum { FRAME_MAX = NETIF_SLOTS_MAX * 4096, HEADER = 14 };
+struct vif {
+    struct bridge *bridge;
+    struct back_ring tx, rx;
+    u32 tx_handle, rx_handle, port_tx, port_rx;
+    bool joined, sg, needs_sums;
+};
+static u8 frame[FRAME_MAX] aligned(4096); /* one at a time: the thread of the back ends does not yield in between */
+
+static void offer(struct back *b)
+{
+    struct noxs_vif *page = (struct noxs_vif *)b->page;
+    const struct vif_config *c = &b->config.vif;
+    page->vifid = b->devid;
+    page->be_feat = VIF_BE_rx_copy | VIF_BE_sg;
+    page->max_queues = 1;
+    page->num_queues = 1;
+    page->tx_ring_ref = page->rx_ring_ref = ~0U;
+    page->ip = c->ip;
+    for (u32 i = 0; i < 6; i++)
+        page->mac[i] = c->mac[i];
+    memcpy(page->bridge, c->bridge, sizeof page->bridge);
+}
+
+static void disconnect(struct back *b)
+{
+    struct vif *v = b->own;
+    if (!v)
+        return;
+    if (v->joined)
+        bridge_leave(v->bridge, b);
+    if (v->port_tx)
+        event_close(v->port_tx);
+    if (v->port_rx && v->port_rx != v->port_tx)
+        event_close(v->port_rx);
+    if (v->tx.page)
+        back_unmap(v->tx.page, v->tx_handle);
+    if (v->rx.page)
+        back_unmap(v->rx.page, v->rx_handle);
+    memory_release(v);
+    b->own = NULL;
+}
+
+/* Every field of the page is read once. */
+static bool connect(struct back *b)
+{
+    const struct noxs_vif *page = (const struct noxs_vif *)b->page;
+    u32 tx_ref = page->tx_ring_ref, rx_ref = page->rx_ring_ref, tx_port = page->event_channel_tx, rx_port = page->event_channel_rx;
+    u32 features = page->fe_feat;
+    bool copies = page->request_rx_copy;
+    struct vif *v = b->own = memory_take(sizeof *v);
+    if (!v) {
+        back_fail(b, "none, but dom0 has no memory left");
+        return false;
+    }
+    v->sg = features & VIF_FE_sg;
+    v->needs_sums = features & VIF_FE_no_csum_offload;
+    if (!copies) {
+        back_fail(b, "it does not let its buffers be copied to");
+        return false;
+    }
+    void *tx = back_map(b, tx_ref, &v->tx_handle);
+    if (tx)
+        v->tx = BACK_RING(tx, struct netif_tx_request, struct netif_tx_response);
+    void *rx = tx ? back_map(b, rx_ref, &v->rx_handle) : NULL;
+    if (rx)
+        v->rx = BACK_RING(rx, struct netif_rx_request, struct netif_rx_response);
+    if (!rx) {
+        back_fail(b, "its rings are not granted");
+        return false;
+    }
+    s64 port = back_bind(b, tx_port);
+    if (port > 0) {
+        v->port_tx = v->port_rx = (u32)port;
+        port = tx_port == rx_port ? port : back_bind(b, rx_port);
+    }
+    if (port <= 0) {
+        back_fail(b, "its event channel is not for us");
+        return false;
+    }
+    v->port_rx = (u32)port;
+    v->bridge = bridge_find(b->config.vif.bridge);
+    v->joined = v->bridge && bridge_join(v->bridge, b);
+    if (!v->joined)
+        back_fail(b, "none, but dom0 has no memory left");
+    return v->joined;
+}
+
+static struct gnttab_copy_end ours(const u8 *at)
+{
+    return (struct gnttab_copy_end){{.gmfn = va_to_mfn(at)}, DOMID_SELF, (u16)((u64)at & (PAGE_SIZE - 1))};
+}
+
+/* Copy `n` bytes of a granted page to `to`, which may cross a page's end; two entries at most. */
+static u32 from_grant(struct gnttab_copy *copies, u16 domid, u32 ref, u32 offset, u8 *to, u32 n)
+{
+    u32 used = 0;
+    for (u32 here; n; n -= here, offset += here, to += here) {
+        here = (u32)(PAGE_SIZE - ((u64)to & (PAGE_SIZE - 1)));
+        here = here < n ? here : n;
+        copies[used++] = (struct gnttab_copy){{{.ref = ref}, domid, (u16)offset}, ours(to), (u16)here, GNTCOPY_source_gref, 0};
+    }
+    return used;
+}
+
+static u32 sum_add(u32 sum, const u8 *data, u32 n)
+{
+    for (u32 i = 0; i + 1 < n; i += 2)
+        sum += (u32)data[i] << 8 | data[i + 1];
+    return n & 1 ? sum + ((u32)data[n - 1] << 8) : sum;
+}
+
+/* TCP's or UDP's checksum, which the sender left to whoever needs it, into a frame of IPv4. */
+static void fill_sum(u8 *f, u32 n)
+{
+    u32 header = (f[HEADER] & 15u) * 4, at = HEADER + header;
+    if (n < HEADER + 20 || f[12] != 8 || f[13] || f[HEADER] >> 4 != 4 || header < 20 || at + 20 > n + 12)
+        return;
+    u32 length = ((u32)f[HEADER + 2] << 8 | f[HEADER + 3]), protocol = f[HEADER + 9], place = at + (protocol == 6 ? 16 : 6);
+    if ((protocol != 6 && protocol != 17) || length < header + 8 || HEADER + length > n || place + 2 > n)
+        return;
+    f[place] = f[place + 1] = 0;
+    u32 sum = sum_add(protocol + length - header, f + HEADER + 12, 8);
+    sum = sum_add(sum, f + at, length - header);
+    while (sum >> 16)
+        sum = (sum & 0xffff) + (sum >> 16);
+    sum = ~sum & 0xffff;
+    if (!sum && protocol == 17)
+        sum = 0xffff;
+    f[place] = (u8)(sum >> 8);
+    f[place + 1] = (u8)sum;
+}
+
+void vif_deliver(struct back *b, const u8 *data, u32 n, bool blank)
+{
+    struct vif *v = b->own;
+    struct gnttab_copy copies[NETIF_SLOTS_MAX];
+    struct netif_rx_request q[NETIF_SLOTS_MAX];
+    u32 slots = (n + 4095) / 4096;
+    if (!b->connected || b->failed)
+        return;
+    s64 there = ring_requests(&v->rx);
+    if (there < 0) {
+        back_fail(b, "impossible req_prod on the receive ring");
+        back_stir(b);
+        return;
+    }
+    if (there < slots || (slots > 1 && !v->sg)) {
+        b->dropped++;
+        return;
+    }
+    if (blank && v->needs_sums) {
+        fill_sum((u8 *)data, n);
+        blank = false;
+    }
+    for (u32 i = 0; i < slots; i++) { /* `data` begins a page, so no piece crosses one */
+        u32 here = n - i * 4096 < 4096 ? n - i * 4096 : 4096;
+        ring_get_request(&v->rx, &q[i]);
+        copies[i] = (struct gnttab_copy){ours(data + i * 4096), {{.ref = q[i].gref}, (u16)b->frontend, 0}, (u16)here, GNTCOPY_dest_gref, 0};
+    }
+    bool called = !hypercall_grant_table_op(GNTTABOP_copy, copies, slots);
+    for (u32 i = 0; i < slots; i++) {
+        bool good = called && copies[i].status == GNTST_okay;
+        u16 flags = i + 1 < slots ? NETRXF_more_data : 0;
+        if (!i && blank)
+            flags |= NETRXF_csum_blank | NETRXF_data_validated;
+        ring_put_response(&v->rx, &(struct netif_rx_response){q[i].id, 0, flags, good ? (short)copies[i].len : (short)NETIF_RSP_ERROR});
+        b->errors += !good;
+    }
+    b->out++;
+    if (ring_push_responses(&v->rx))
+        event_send(v->port_rx);
+}
+
+/* The next frame that the front end sends: its length, 0 when it could not be copied, -1 when it broke the rules. */
+static s64 take(struct back *b, struct vif *v, s64 *waiting, bool *blank)
+{
+    struct netif_tx_request q[NETIF_SLOTS_MAX];
+    struct gnttab_copy copies[2 * NETIF_SLOTS_MAX];
+    u32 n = 0, used = 0, at = 0;
+    do {
+        if (*waiting <= 0 || n == NETIF_SLOTS_MAX)
+            return -1;
+        ring_get_request(&v->tx, &q[n]);
+        --*waiting;
+        if (q[n].flags & NETTXF_extra_info)
+            return -1;
+    } while (q[n++].flags & NETTXF_more_data);
+    u32 head = q[0].size; /* the first one's size is the frame's */
+    for (u32 i = 1; i < n; i++) {
+        if (q[i].size > head)
+            return -1;
+        head -= q[i].size;
+    }
+    for (u32 i = 0; i < n; i++) {
+        u32 size = i ? q[i].size : head;
+        if (!size || q[i].offset + size > PAGE_SIZE || at + size > FRAME_MAX)
+            return -1;
+        used += from_grant(copies + used, (u16)b->frontend, q[i].gref, q[i].offset, frame + at, size);
+        at += size;
+    }
+    bool good = at >= HEADER && !hypercall_grant_table_op(GNTTABOP_copy, copies, used);
+    for (u32 i = 0; i < used; i++)
+        good = good && copies[i].status == GNTST_okay;
+    *blank = q[0].flags & NETTXF_csum_blank;
+    for (u32 i = 0; i < n; i++)
+        ring_put_response(&v->tx, &(struct netif_tx_response){q[i].id, good ? NETIF_RSP_OKAY : NETIF_RSP_ERROR});
+    return good ? at : 0;
+}
+
+static void work(struct back *b)
+{
+    struct vif *v = b->own;
+    do {
+        s64 waiting = ring_requests(&v->tx);
+        if (waiting < 0)
+            back_fail(b, "impossible req_prod on the transmit ring");
+        bool any = waiting > 0;
+        while (waiting > 0 && !b->failed) {
+            bool blank = false;
+            s64 n = take(b, v, &waiting, &blank);
+            if (n < 0)
+                back_fail(b, "a transmit request that nobody may send");
+            else if (n)
+                bridge_frame(v->bridge, b, frame, (u32)n, blank);
+            b->in += n > 0;
+            b->errors += n <= 0;
+        }
+        if (any && !b->failed && ring_push_responses(&v->tx))
+            event_send(v->port_tx);
+    } while (!b->failed && !ring_idle_requests(&v->tx));
+}
+
+const struct back_kind back_vif = {noxs_dev_vif, "vif", offer, connect, disconnect, work};
