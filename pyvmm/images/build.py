@@ -56,6 +56,7 @@ ALL = (
     Guest("blkcheck", "writes patterns to a disk, verifies them, tries what must fail, says the disk's SHA-256"),
     Guest("crash", "comes to a bad end of the kind named on its command line"),
     Guest("daytime", "tells the time over UDP and answers pings"),
+    Guest("dom0", "the control domain: a shell, five toolstack designs, back ends"),
     Guest("echo", "sends UDP datagrams back, or sends them and checks what comes back"),
     Guest("hello", "prints a greeting and facts about its domain"),
     Guest("noop", "as little as can boot: says ready and blocks", kernel=False),
