@@ -1,4 +1,4 @@
-"""Draws the table of states: `python -m pyvmm.xenbus.picture docs/xenbus.md` renews what is between the markers there.
+"""Draws the tables of states and of messages: `python -m pyvmm.xenbus.picture docs/xenbus.md` renews them there.
 
 For each end a Mermaid diagram (GitHub draws it) and the rows in words; then the pairs of states that the two ends can
 be in together."""
@@ -9,9 +9,11 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from pyvmm.xenbus import messages
 from pyvmm.xenbus.states import ANY, TABLE, Action, End, Negotiation, Row, State, reachable
 
 BEGIN, FINISH = "<!-- states: begin -->", "<!-- states: end -->"
+MESSAGES_BEGIN, MESSAGES_FINISH = "<!-- messages: begin -->", "<!-- messages: end -->"
 TITLES = {End.BACK: "back end", End.FRONT: "front end"}
 NAMES = {Negotiation.XENSTORE: "XenStore", Negotiation.NOXS: "noxs"}
 DEVICES = (  # device, negotiation, the state its front end enters with its rings, its first state
@@ -95,8 +97,14 @@ def text() -> str:
 
 def renew(page: str) -> str:
     """The page with what is between the markers renewed. `ValueError` when it has no markers."""
-    start, end = page.index(BEGIN), page.index(FINISH) + len(FINISH)
-    return page[:start] + text() + page[end:]
+    page = _between(page, BEGIN, FINISH, text())
+    return _between(
+        page, MESSAGES_BEGIN, MESSAGES_FINISH, f"{MESSAGES_BEGIN}\n\n{messages.table()}\n\n{MESSAGES_FINISH}"
+    )
+
+
+def _between(page: str, begin: str, finish: str, new: str) -> str:
+    return page[: page.index(begin)] + new + page[page.index(finish) + len(finish) :]
 
 
 if __name__ == "__main__":
