@@ -1,7 +1,8 @@
 """The XenStore messages by which a device's two ends meet, one by one: what Xen's own tools and kernels send, and ours.
 
 `REFERENCE` lists the messages of libxl 4.8.1 (libxl__device_nic_add, libxl__device_disk_add), of Linux's xenbus,
-netback and blkback, and of Mini-OS's front ends, in the order in which they are sent. `DIFFERENCES` says what ours sends more or
+netback and blkback, and of Mini-OS's front ends, in the order in which they are sent. `DIFFERENCES` says what ours
+sends more or
 less, and why. So `ours(device)` is all that may be sent here until both ends are Connected; a test compares it with
 what a run sends. F and B are the front and the back end's directory, L is libxl's record of the device. Over noxs
 there is none of it.
