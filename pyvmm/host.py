@@ -26,7 +26,6 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 
 from pyvmm import images
 from pyvmm.abi import xen
@@ -46,6 +45,7 @@ from pyvmm.hypervisor.errors import XenError
 from pyvmm.hypervisor.hypervisor import Hypervisor, Outcome
 from pyvmm.hypervisor.scheduler import Policy
 from pyvmm.machine import Machine, MachineError
+from pyvmm.outside import Keyboard, Outside, Typing, Waiting
 from pyvmm.result import EXITS, DomainResult, Result, exit_of, result_of
 from pyvmm.services import Services
 from pyvmm.toolstack.attach import NEGOTIATIONS
@@ -64,7 +64,6 @@ SMALLEST_MEMORY = 16 * MIB
 READ_SIZE = 16 * MIB  # of a file at a time: one without an end must not take all memory first
 LARGEST_FILE = 1024 * MIB  # of a kernel or ramdisk; what has no end (/dev/zero) is refused too
 HOST_RESERVE = 32 * MIB
-KEY_PAUSE = 0.02  # seconds a person at the keyboard is waited for before virtual time goes on to the next timer
 
 _DETERMINISTIC = uuid.UUID("7c2f9a4e-5b0d-5d52-9a41-5f0c6d1f7a10")  # namespace of domains' UUIDs
 
@@ -73,26 +72,6 @@ def host_memory(*guests: int) -> int:
     """How much memory a host needs for guests of these sizes (all in bytes), with what Xen and dom0 keep."""
     total = sum(guests)
     return min(-(-(total + total // 256 + HOST_RESERVE) // (4 * MIB)) * 4 * MIB, LARGEST_MEMORY)
-
-
-class Keyboard(Protocol):
-    """A person typing. `left` becomes true when the person wants to leave, `closed` when no more can come."""
-
-    left: bool
-    closed: bool
-
-    def read(self, seconds: float) -> bytes:
-        """What was typed; waits at most `seconds` for it."""
-
-
-class Outside(Protocol):
-    """Something outside of the machine that is looked after while it runs: sockets, for example."""
-
-    def poll(self) -> bool:
-        """Between two slices: take what has come. Whether the run is to end."""
-
-    def idle(self) -> bool:
-        """Nobody can run: wait, if there is reason to. Whether to look again before time is skipped."""
 
 
 class Domain:
@@ -387,8 +366,6 @@ class Host:
         `ConfigError`: it is connected already, or there is one of that name."""
         if isinstance(port, PcapPort) and port.wallclock is None:
             port.wallclock = self._wallclock
-        if isinstance(port, TapPort):
-            port.clock = lambda: (self.machine.now, self.hypervisor.timers.next())
         port.settled = self.services.settled
         port.plug(self.services.switch(bridge))
         self._ports.append(port)
@@ -413,10 +390,12 @@ class Host:
         newest guest's console or on that of `typing_to()`, or by one of `outside`. With `serve` the end of all guests
         does not end the run. May be called again."""
         hv = self.hypervisor
-        typing = _Typing(self, keyboard, typing_to) if keyboard is not None else None
-        taps = [port for port in self._ports if isinstance(port, TapPort) and port.switch is not None]
-        watched: list[Outside] = [*outside, *taps, *([typing] if typing else [])]
-        idle = [self._idle, *(one.idle for one in watched)]
+        watched: list[Outside] = [*outside]
+        watched += [port for port in self._ports if isinstance(port, TapPort) and port.switch is not None]
+        if keyboard is not None:
+            target = typing_to or (lambda: self.domains[-1] if self.domains else None)
+            watched.append(Typing(keyboard, lambda data: self._type(guest, data) if (guest := target()) else 0))
+        idle: list[Callable[[], bool]] = [self._idle, Waiting(hv, watched)]
         hv.idle_sources += idle
         started = time.perf_counter()
         told = False
@@ -563,42 +542,6 @@ class Host:
             port.close()
         if self._services is not None:
             self._services.api.close()
-
-
-class _Typing:
-    """A person typing on a guest's console while the host runs."""
-
-    def __init__(self, host: Host, keyboard: Keyboard, guest: Callable[[], Domain | None] | None) -> None:
-        self.keyboard = keyboard
-        self._guest = guest or (lambda: host.domains[-1] if host.domains else None)
-        self._host = host
-        self._typed = bytearray()
-
-    def _hand_over(self) -> bool:
-        guest = self._guest() if self._typed else None
-        if guest is None:
-            return False
-        taken = self._host._type(guest, bytes(self._typed))
-        del self._typed[:taken]
-        return taken > 0
-
-    def poll(self) -> bool:
-        """Between two slices: take what was typed meanwhile. Whether the person left."""
-        self._typed += self.keyboard.read(0)
-        self._hand_over()
-        return self.keyboard.left
-
-    def idle(self) -> bool:
-        """Nobody can run: wait for a key; no longer than a moment if a timer is set, for that is then the next thing
-        to happen."""
-        hv = self._host.hypervisor
-        while not self.keyboard.closed and not self.keyboard.left:
-            self._typed += self.keyboard.read(KEY_PAUSE)
-            if self._hand_over():
-                return True
-            if hv.timers.next() is not None:
-                return False
-        return self.keyboard.left
 
 
 def _utf8(text: str) -> str:

@@ -43,12 +43,16 @@ class Pty:
             except BlockingIOError:
                 return
 
-    def read(self, seconds: float) -> bytes:
-        """What was typed; waits at most `seconds` for it."""
+    def fileno(self) -> int:
+        """Readable when something was typed."""
+        return self._master
+
+    def read(self) -> bytes:
+        """What was typed; does not wait for it."""
         if self.closed:
             return b""
         self._flush()
-        if not select.select([self._master], [], [], seconds)[0]:
+        if not select.select([self._master], [], [], 0)[0]:
             return b""
         return os.read(self._master, 512)
 

@@ -4,9 +4,8 @@
     ip link set pv0 up; ip address add 10.0.0.1/24 dev pv0
 
 What comes from there depends on the world outside, so each frame is recorded in the trace (NET_INPUT) before the
-switch sees it, and it is taken only between two slices and while nobody can run. While nobody can run and a timer is
-set, virtual time does not rush there: the wait lasts as long on the host's clock, and the timer fires at its virtual
-time all the same. So the same frames in the same order give an idle host the same trace.
+switch sees it, and it is taken only between two slices and while nobody can run (`pyvmm.outside`). So the same frames
+in the same order give an idle host the same trace.
 
 Facts: Linux's Documentation/networking/tuntap.rst, include/uapi/linux/if_tun.h. Checksums are computed before a frame
 is written: the device has no offloads (no IFF_VNET_HDR, no TUNSETOFFLOAD).
@@ -17,10 +16,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import select
 import struct
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from pyvmm.backends.ports import HostPort
 from pyvmm.backends.switch import Frame
@@ -34,14 +31,11 @@ NAME_SIZE = 16
 IFREQ = struct.Struct("16sH22x")
 LARGEST = 65536 + 18
 AT_ONCE = 256  # frames taken before guests run again
-PAUSE = 0.1  # seconds of a wait, after which others are asked whether the run is to end
-SECOND = 1_000_000_000
 
 
 class TapPort(HostPort):
     """`TapPort("pv0")` makes or opens the device; an empty name lets the kernel choose, `name` then says which.
-    `UsageError`: no rights, or no such thing here. It is an `Outside` of `Host.run`, which `Host.attach_port` sees to;
-    `clock` gives virtual time and the next timer's."""
+    `UsageError`: no rights, or no such thing here. It is an `Outside` of `Host.run`; `Host.attach_port` sees to it."""
 
     def __init__(self, name: str = "") -> None:
         if len(name.encode()) >= NAME_SIZE:
@@ -56,12 +50,10 @@ class TapPort(HostPort):
             os.close(self._fd)
             raise UsageError(f"cannot make the TAP device {name}: {error.strerror}") from None
         super().__init__(IFREQ.unpack(answer)[0].partition(b"\0")[0].decode())
-        self.clock: Callable[[], tuple[int, int | None]] = lambda: (0, None)
+        self._woken = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.stopped = False
         self.gone = False  # the device was removed under us
         self.taken = self.given = self.lost = 0
-        self._deadline: int | None = None  # the timer that is waited for, and for how many seconds that was done:
-        self._waited = 0.0  # frames that come meanwhile do not put it off
 
     def fileno(self) -> int:
         """The device's file descriptor; readable when a frame waits."""
@@ -70,12 +62,14 @@ class TapPort(HostPort):
     def stop(self) -> None:
         """End the run at the next opportunity."""
         self.stopped = True
+        os.eventfd_write(self._woken, 1)
 
     def close(self) -> None:
         """Disconnect it; the device goes, unless it was made to stay. Doing it again does nothing."""
         super().close()
         if self._fd >= 0:
             os.close(self._fd)
+            os.close(self._woken)
         self._fd, self.gone = -1, True
 
     # -- pyvmm.backends.switch.Port
@@ -88,31 +82,18 @@ class TapPort(HostPort):
         except OSError:
             self.lost += 1
 
-    # -- pyvmm.host.Outside
+    # -- pyvmm.outside.Outside
+
+    pause: float | None = None
+
+    def filenos(self) -> Sequence[int]:
+        """See `Outside.filenos`."""
+        return () if self.gone else (self._fd, self._woken)
 
     def poll(self) -> bool:
-        """See `pyvmm.host.Outside.poll`."""
+        """See `Outside.poll`."""
         self._take()
         return self.stopped
-
-    def idle(self) -> bool:
-        """See `pyvmm.host.Outside.idle`."""
-        if self.gone or self.stopped:
-            return self.stopped
-        now, deadline = self.clock()
-        if deadline != self._deadline:
-            self._deadline, self._waited = deadline, 0.0
-        wait = PAUSE
-        if deadline is not None:
-            left = (deadline - now) / SECOND - self._waited
-            if left <= 0:
-                return self._take()
-            wait = min(wait, left)
-        began = time.monotonic()
-        select.select([self._fd], [], [], wait)
-        self._waited += time.monotonic() - began
-        self._take()
-        return True
 
     def _take(self) -> bool:
         """Hand the frames that have come to the switch. Whether there were any."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +67,7 @@ class Guest:
 
 
 class Guests:
-    """Makes the guests and looks after them while the host runs (`pyvmm.host.Outside`): who has ended is destroyed,
+    """Makes the guests and looks after them while the host runs (`pyvmm.outside.Outside`): who has ended is destroyed,
     started again or kept, as its configuration says.
 
     `foreground`: whose console is also typed on; with `endless`, only the last of what is printed is remembered.
@@ -107,15 +108,17 @@ class Guests:
         return next((end for end in EXITS if end in ends), "poweroff")
 
     def poll(self) -> bool:
-        """See `pyvmm.host.Outside.poll`: do what follows from a guest's end, once the services have seen it."""
+        """See `pyvmm.outside.Outside.poll`: do what follows from a guest's end, once the services have seen it."""
         for guest in self.guests.values():
             if not guest.done and guest.domain.exit is not None and not self._host.services.api.v.runnable:
                 self._ended(guest)
         return False
 
-    def idle(self) -> bool:
-        """See `pyvmm.host.Outside.idle`."""
-        return False
+    pause: float | None = 0
+
+    def filenos(self) -> Sequence[int]:
+        """See `pyvmm.outside.Outside.filenos`: nothing comes from there."""
+        return ()
 
     def finish(self) -> None:
         """The run is over: unfinished lines are ended."""

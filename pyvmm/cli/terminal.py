@@ -12,16 +12,20 @@ ESCAPE = b"\x1d"  # Ctrl-]
 
 
 class Keyboard:
-    """Keys typed on a terminal. `read` waits at most `seconds`; `left` is true once Ctrl-] was typed."""
+    """Keys typed on a terminal (`pyvmm.outside.Keyboard`). `left` is true once Ctrl-] was typed."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self.left = False
         self.closed = False
 
-    def read(self, seconds: float) -> bytes:
-        """What was typed since the last call; empty when nothing was within `seconds`."""
-        if self.left or self.closed or not select.select([self._fd], [], [], seconds)[0]:
+    def fileno(self) -> int:
+        """Readable when something was typed."""
+        return self._fd
+
+    def read(self) -> bytes:
+        """What was typed since the last call."""
+        if self.left or self.closed or not select.select([self._fd], [], [], 0)[0]:
             return b""
         data = os.read(self._fd, 512)
         if not data:

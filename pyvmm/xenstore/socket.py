@@ -106,6 +106,10 @@ class SocketServer:
 
     # --- service ---
 
+    def fileno(self) -> int:
+        """Readable when `poll` has something to do."""
+        return self._selector.fileno()
+
     def poll(self, seconds: float | None = 0) -> bool:
         """Send what waits, then take what has come; wait at most `seconds` for something to come (None: until
         something does). Whether the store heard of anything."""

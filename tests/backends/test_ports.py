@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import shutil
 import subprocess
 import uuid
@@ -140,7 +141,8 @@ def test_tap_device(namespace: str) -> None:
         ["ip", "netns", "exec", namespace, "ping", "-c", "1", "-W", "1", "10.0.0.2"], stdout=subprocess.DEVNULL
     )
     while not any(data[12:14] == b"\x08\x06" for data in port.received):
-        assert tap.idle() or not tap.gone
+        assert select.select(tap.filenos(), (), (), 10)[0], "nothing came"
+        assert not tap.poll() and not tap.gone
     asking.wait()
     asked = next(data for data in port.received if data[12:14] == b"\x08\x06")
     assert asked[28:32] == bytes([10, 0, 0, 1]) and asked[38:42] == bytes([10, 0, 0, 2])
@@ -148,35 +150,10 @@ def test_tap_device(namespace: str) -> None:
     assert tap.given == 1
     assert not tap.poll()
     tap.stop()
-    assert tap.poll() and tap.idle()
+    assert select.select(tap.filenos(), (), (), 0)[0] and tap.poll()
     tap.close()
     tap.close()
-    assert tap.fileno() == -1 and switch.ports == (port,)
-
-
-def test_frames_do_not_put_a_timer_off(namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A timer in a second fires when a second was waited, however often guests ran in between."""
-    tap = TapPort()
-    waits: list[float] = []
-    host_time = 0.0
-
-    def select(read: object, write: object, error: object, seconds: float) -> None:
-        nonlocal host_time
-        waits.append(seconds)
-        host_time += seconds
-
-    monkeypatch.setattr("pyvmm.backends.tap.select.select", select)
-    monkeypatch.setattr("pyvmm.backends.tap.time.monotonic", lambda: host_time)
-    now = 5_000
-    tap.clock = lambda: (now, 1_000_005_000)
-    while tap.idle():
-        now += 1_000  # a guest did something
-        assert len(waits) < 20
-    assert sum(waits) == pytest.approx(1, abs=1e-4)
-    tap.clock = lambda: (now, None)
-    assert tap.idle()  # no timer: frames are waited for without end
-    tap.close()
-    assert not tap.idle()
+    assert not tap.filenos() and tap.fileno() == -1 and switch.ports == (port,)
 
 
 def test_tap_devices_that_cannot_be(namespace: str) -> None:
