@@ -3,54 +3,31 @@
  */
 #include "design.h"
 
-static int undone(struct guest *g, int rc)
+static int reserve(struct guest *g)
 {
-    undo_noxs_devices(g);
-    undo_reserve(g);
-    return rc;
-}
-
-static int precreate(struct guest *g)
-{
-    int rc = step_reserve(g, false, false);
-    if (!rc)
-        rc = step_noxs_devices(g);
-    return rc ? undone(g, rc) : 0;
-}
-
-static int fastboot(struct guest *g)
-{
-    int rc = step_load(g);
-    if (!rc)
-        rc = step_run(g);
-    return rc ? undone(g, rc) : 0;
-}
-
-static int create(struct guest *g)
-{
-    int rc = precreate(g);
-    return rc ? rc : fastboot(g);
+    return step_reserve(g, false, false);
 }
 
 /* On a shell: what was asked for is applied to it; what does not fit was never given this shell. */
-static int execute(struct guest *g)
+static int configure(struct guest *g)
 {
-    int rc = step_noxs_configure(g);
-    return rc ? undone(g, rc) : fastboot(g);
+    int rc = g->shell ? step_trim(g) : 0;
+    return rc || !g->shell ? rc : step_noxs_configure(g);
 }
 
-static int destroy(struct guest *g)
-{
-    undo_noxs_devices(g);
-    return undo_reserve(g);
-}
+static const struct phase phases[] = {
+    {"reserve", reserve, undo_reserve},
+    {"devices", step_noxs_devices, undo_noxs_devices},
+    {"configure", configure, NULL},
+    {"load", step_load, NULL},
+    {"run", step_run, NULL},
+    {0},
+};
 
 static int stop(struct guest *g, u32 reason)
 {
     return g->sysctl ? noxs_guest_close(g->domid, reason) : -ENODEV;
 }
 
-DESIGN(chaos_noxs, "chaos-noxs", "chaos with the device page, no XenStore", .needs_noxs = true, .create = create,
-       .destroy = destroy, .shutdown = stop);
-DESIGN(lightvm, "lightvm", "the same with prepared shells", .needs_noxs = true, .shells = true, .create = create, .destroy = destroy,
-       .shutdown = stop, .prepare = precreate, .execute = execute);
+DESIGN(chaos_noxs, "chaos-noxs", "chaos with the device page, no XenStore", .needs_noxs = true, .phases = phases, .shutdown = stop);
+DESIGN(lightvm, "lightvm", "the same with prepared shells", .needs_noxs = true, .phases = phases, .shutdown = stop, .shells = true, .execute = 2);

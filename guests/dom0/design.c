@@ -6,13 +6,29 @@ extern const struct design *const designs_start[], *const designs_end[];
 const struct design *design_chosen;
 static struct guest *guests[HASH];
 
+/* What the file leaves open is the same in every run: a number of the guests made, from which its UUID and MAC addresses come. */
 struct guest *guest_new(const struct design *design, const struct config *c)
 {
+    static u32 made;
     struct guest *g = memory_take(sizeof *g);
     if (!g)
         return NULL;
     g->design = design;
     g->config = *c;
+    made++;
+    memcpy(g->uuid, c->has_uuid ? c->uuid : (const u8 *)"pyvmm\0g\x40\x80uest\0\0", 16);
+    for (u32 i = 0; i < 4 && !c->has_uuid; i++)
+        g->uuid[12 + i] = (u8)(made >> (24 - 8 * i));
+    for (u32 i = 0; i < c->nvifs; i++) {
+        struct vif_config *v = &g->config.vifs[i];
+        if (v->has_mac)
+            continue;
+        u32 tail = made << 3 | (i & 7); /* Xen's own range of addresses, 00:16:3e */
+        memcpy(v->mac, "\x00\x16\x3e", 3);
+        for (u32 k = 0; k < 3; k++)
+            v->mac[3 + k] = (u8)(tail >> (16 - 8 * k));
+        v->has_mac = true;
+    }
     return g;
 }
 
@@ -33,15 +49,19 @@ void guest_free(struct guest *g)
     memory_release(g);
 }
 
+struct guest *guest_of(u32 domid)
+{
+    struct guest *g = guests[domid % HASH];
+    while (g && g->domid != domid)
+        g = g->next_same;
+    return g;
+}
+
 struct guest *guest_find(const char *name)
 {
     u64 domid;
-    if (number_of(name, &domid)) {
-        struct guest *g = guests[domid % HASH];
-        while (g && g->domid != domid)
-            g = g->next_same;
-        return g;
-    }
+    if (number_of(name, &domid))
+        return guest_of((u32)domid);
     for (u32 i = 0; i < HASH; i++)
         for (struct guest *g = guests[i]; g; g = g->next_same)
             if (!strcmp(g->config.name, name))
@@ -54,6 +74,33 @@ int guest_fail(struct guest *g, int rc, const char *what)
     if (!g->dom.error[0])
         snprintf(g->dom.error, sizeof g->dom.error, "%s", what);
     return rc;
+}
+
+int guest_end(struct guest *g)
+{
+    int first = 0;
+    g->ending = true;
+    while (g->done) {
+        const struct phase *p = &g->design->phases[--g->done];
+        int rc = p->undo ? p->undo(g) : 0;
+        if (rc && !first)
+            first = guest_fail(g, rc, p->name);
+    }
+    return first;
+}
+
+int guest_run(struct guest *g, u32 end)
+{
+    while (g->done < end && g->design->phases[g->done].name) {
+        const struct phase *p = &g->design->phases[g->done++];
+        int rc = p->run(g);
+        if (!rc)
+            continue;
+        guest_fail(g, rc, p->name);
+        guest_end(g);
+        return rc;
+    }
+    return 0;
 }
 
 static int design(u32 n, char **words)
@@ -77,36 +124,43 @@ static int design(u32 n, char **words)
 }
 COMMAND(design, "[NAME]", "choose how guests are made", 0, 1, design);
 
-static int create(u32 n, char **words)
+int guest_create(const struct config *c)
 {
-    char error[160];
-    struct config c;
-    (void)n;
-    if (!design_chosen)
-        return failure(0, "no design is chosen");
-    const struct file *file = file_find(words[1]);
-    if (!file)
-        return failure(-ENOENT, "no file %s", words[1]);
-    if (config_parse(words[1], (const char *)file->data, file->size, &c, error, sizeof error))
-        return failure(0, "%s", error);
-    if (n > 2)
-        snprintf(c.name, sizeof c.name, "%s", words[2]);
-    if (!c.name[0])
-        return failure(0, "%s: name is missing", words[1]);
-    struct guest *g = design_chosen->execute ? pool_claim(design_chosen, &c) : NULL;
+    const struct design *d = design_chosen;
+    if (!d)
+        return failure(0, "no design is chosen: `design` lists them");
+    if (c->method && d->needs_noxs != (c->method[0] == 'n'))
+        return failure(0, "%s: it is to meet its devices over %s, and %s does not", c->path, c->method, d->name);
+    struct guest *g = d->shells ? pool_claim(d, c) : NULL;
     bool shell = g != NULL;
-    if (!g && !(g = guest_new(design_chosen, &c)))
-        return failure(-ENOMEM, "%s: dom0 has no memory left", c.name);
-    int rc = shell ? design_chosen->execute(g) : design_chosen->create(g);
+    if (!g && !(g = guest_new(d, c)))
+        return failure(-ENOMEM, "%s: dom0 has no memory left", c->name);
+    int rc = guest_run(g, ALL_PHASES);
     if (rc) {
-        failure(rc, "%s: %s", c.name, g->dom.error[0] ? g->dom.error : "it cannot be made");
+        failure(rc, "%s: %s", c->name, g->dom.error[0] ? g->dom.error : "it cannot be made");
         guest_free(g);
         return rc;
     }
     if (!shell)
         guest_add(g);
-    printf("created %s domid %u%s\n", c.name, g->domid, design_chosen->execute && !shell ? " (no shell fitted)" : "");
+    printf("created %s domid %u%s\n", c->name, g->domid, !shell && pool_has_flavours(d) ? " (no shell fitted)" : "");
     return 0;
+}
+
+static int create(u32 n, char **words)
+{
+    char error[600];
+    struct config c;
+    const struct file *file = file_find(words[1]);
+    if (!file)
+        return failure(-ENOENT, "no file %s", words[1]);
+    if (config_parse(words[1], (const char *)file->data, file->size, &c, error, sizeof error))
+        return failure(0, "%s", error);
+    if (n > 2 && strlen(words[2]) >= sizeof c.name)
+        return failure(0, "a name has at most %lu bytes", sizeof c.name - 1);
+    if (n > 2)
+        snprintf(c.name, sizeof c.name, "%s", words[2]);
+    return guest_create(&c);
 }
 COMMAND(create, "FILE [NAME]", "make a guest from a configuration", 1, 2, create);
 
@@ -114,15 +168,17 @@ static int destroy(u32 n, char **words)
 {
     struct guest *g = guest_find(words[1]);
     (void)n;
-    if (!g)
+    if (!g || g->pooled)
         return failure(-ESRCH, "no guest %s", words[1]);
+    if (g->ending)
+        return failure(-EBUSY, "%s is being ended already", words[1]);
     u32 domid = g->domid;
-    int rc = g->design->destroy(g);
+    int rc = guest_end(g);
     if (rc)
-        return failure(rc, "%s cannot be destroyed", words[1]);
+        failure(rc, "%s: not all of it could be given back: %s", words[1], g->dom.error);
     printf("destroyed %s domid %u\n", g->config.name, domid);
     guest_free(g);
-    return 0;
+    return rc;
 }
 COMMAND(destroy, "ID|NAME", "end a guest at once", 1, 1, destroy);
 
@@ -130,14 +186,15 @@ static int halt(u32 n, char **words)
 {
     static const char *const reasons[] = {"poweroff", "reboot", "suspend"};
     struct guest *g = guest_find(words[1]);
-    if (!g)
+    if (!g || g->pooled)
         return failure(-ESRCH, "no guest %s", words[1]);
     for (u32 i = 0; i < COUNT(reasons); i++)
         if (!strcmp(reasons[i], n > 2 ? words[2] : "poweroff")) {
-            int rc = g->design->shutdown(g, i);
+            u32 domid = g->domid;
+            int rc = g->design->shutdown(g, i); /* afterwards the guest may be gone */
             if (rc)
                 return failure(rc, "%s cannot be asked", words[1]);
-            printf("asked %s domid %u to %s\n", g->config.name, g->domid, reasons[i]);
+            printf("asked %s domid %u to %s\n", words[1], domid, reasons[i]);
             return 0;
         }
     return failure(0, "reasons are poweroff, reboot and suspend");
@@ -152,11 +209,9 @@ static int list(u32 n, char **words)
     (void)n, (void)words;
     while ((got = xc_domain_getinfolist(first, COUNT(infos), infos)) > 0) {
         for (s64 i = 0; i < got; i++) {
-            char domid[12];
-            snprintf(domid, sizeof domid, "%u", infos[i].domid);
-            struct guest *g = guest_find(domid);
+            struct guest *g = guest_of(infos[i].domid);
             u32 f = infos[i].flags;
-            printf("%5u %-20s %8lu KiB %3u vCPUs %c%c%c%c%c %s\n", infos[i].domid, g ? g->config.name : infos[i].domid ? "?" : "dom0",
+            printf("%5u %-20s %8lu KiB %3u vCPUs %c%c%c%c%c %s\n", infos[i].domid, g ? g->config.name : !infos[i].domid ? "dom0" : infos[i].domid == store_domid ? "xenstore" : "?",
                    infos[i].tot_pages * 4, infos[i].vcpus, f & 32 ? 'r' : '-', f & 16 ? 'b' : '-', f & 8 ? 'p' : '-', f & 4 ? 's' : '-',
                    f & 1 ? 'd' : '-', g ? g->design->name : "");
         }

@@ -6,25 +6,22 @@ u32 store_domid;
 
 int step_reserve(struct guest *g, bool console, bool store)
 {
-    static u32 made; /* a handle is unique on this host, and the same in every run */
     struct dom *d = &g->dom;
-    struct xc_create create = {{0}, 0, g->config.vcpus, MAX_EVTCHN_PORT, GRANT_FRAMES_GUEST, MAPTRACK_FRAMES_GUEST};
+    struct xc_create create = {{0}, 0, g->config.maxvcpus, MAX_EVTCHN_PORT, GRANT_FRAMES_GUEST, MAPTRACK_FRAMES_GUEST};
     u32 cpus;
-    made++;
-    memcpy(create.handle, "pyvmm guest ", 12);
-    memcpy(create.handle + 12, &made, 4);
+    memcpy(create.handle, g->uuid, sizeof create.handle);
     g->domid = 0;
     int rc = xc_domain_create(&g->domid, &create);
     if (rc)
         return guest_fail(g, rc, "the host cannot take another domain");
     g->built = true;
     d->domid = g->domid;
-    d->vcpus = g->config.vcpus;
+    d->vcpus = g->config.maxvcpus;
     d->pages = g->config.memory_kib / (PAGE_SIZE >> 10);
     d->store_domid = store_domid;
-    if ((rc = xc_domain_max_vcpus(g->domid, g->config.vcpus)) || (rc = xc_physinfo(&cpus, NULL, NULL)))
+    if ((rc = xc_domain_max_vcpus(g->domid, g->config.maxvcpus)) || (rc = xc_physinfo(&cpus, NULL, NULL)))
         return guest_fail(g, rc, "it cannot have so many vCPUs");
-    if ((rc = xc_domain_setmaxmem(g->domid, g->config.memory_kib + SLACK_KIB)) || (rc = xc_domain_set_tsc_info(g->domid, 0)))
+    if ((rc = xc_domain_setmaxmem(g->domid, g->config.maxmem_kib + SLACK_KIB)) || (rc = xc_domain_set_tsc_info(g->domid, 0)))
         return guest_fail(g, rc, "its limits cannot be set");
     if (store) {
         s64 port = xc_evtchn_alloc_unbound(g->domid, store_domid);
@@ -86,6 +83,20 @@ int step_noxs_configure(struct guest *g)
     return 0;
 }
 
+int step_trim(struct guest *g)
+{
+    struct dom *d = &g->dom;
+    u64 pages = g->config.memory_kib / (PAGE_SIZE >> 10);
+    int rc;
+    if (d->pages == pages)
+        return 0;
+    if ((rc = xc_decrease_reservation(g->domid, d->pages - pages, d->p2m + pages)) ||
+        (rc = xc_domain_setmaxmem(g->domid, g->config.maxmem_kib + SLACK_KIB)))
+        return guest_fail(g, rc, "what its shell has too much of cannot be given back");
+    d->pages = pages;
+    return 0;
+}
+
 int step_load(struct guest *g)
 {
     const struct file *kernel = file_find(g->config.kernel), *ramdisk = NULL;
@@ -110,7 +121,7 @@ int step_run(struct guest *g)
     return g->config.paused ? 0 : xc_domain_unpause(g->domid);
 }
 
-void undo_noxs_devices(struct guest *g)
+int undo_noxs_devices(struct guest *g)
 {
     while (g->nvifs) {
         u32 devid = g->config.vifs[--g->nvifs].devid;
@@ -122,6 +133,7 @@ void undo_noxs_devices(struct guest *g)
         noxs_device_destroy(noxs_dev_sysctl, g->domid, 0);
         g->sysctl = false;
     }
+    return 0;
 }
 
 int undo_reserve(struct guest *g)

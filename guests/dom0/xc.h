@@ -37,6 +37,7 @@ bool xc_devctl_present(void); /* does this Xen know noxs? */
 
 /* xc_memory.c: memory_op, mmu_update, mmuext_op, foreign mappings, grants and ports of others */
 s64 xc_populate_physmap(u32 domid, u64 n, u32 order, u64 *frames); /* in: pfns, out: mfns; how many extents were done */
+int xc_decrease_reservation(u32 domid, u64 n, const u64 *frames); /* single pages back to Xen */
 int xc_claim_pages(u32 domid, u64 pages);
 void *xc_map_foreign(u32 domid, const u64 *mfns, u64 n, bool writable); /* n pages in a row; NULL: *xc_errno says why */
 int xc_unmap(void *at, u64 n);

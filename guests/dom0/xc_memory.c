@@ -13,6 +13,13 @@ s64 xc_populate_physmap(u32 domid, u64 n, u32 order, u64 *frames)
     return hypercall_memory_op(XENMEM_populate_physmap, &r);
 }
 
+int xc_decrease_reservation(u32 domid, u64 n, const u64 *frames)
+{
+    struct memory_reservation r = {(u64 *)frames, n, 0, 0, (u16)domid};
+    s64 rc = hypercall_memory_op(XENMEM_decrease_reservation, &r);
+    return rc < 0 ? (int)rc : (u64)rc == n ? 0 : -EINVAL;
+}
+
 int xc_claim_pages(u32 domid, u64 pages)
 {
     struct memory_reservation r = {NULL, pages, 0, 0, (u16)domid};

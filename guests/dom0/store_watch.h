@@ -1,0 +1,8 @@
+/* Waiting for a node of the XenStore: a watch, a thread that sleeps, and a limit. */
+#pragma once
+#include "kernel.h"
+
+struct store_watch { char path[96], token[24]; struct thread *sleeper; volatile u32 fired; struct store_watch *next; };
+int store_watch(struct store_watch *w, const char *path); /* on behalf of the thread that calls; 0 or a negative errno. It fires at once */
+bool store_watch_wait(struct store_watch *w, u64 until);  /* false: that time came first; 0: there is no limit */
+void store_unwatch(struct store_watch *w);
