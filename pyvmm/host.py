@@ -141,7 +141,7 @@ class Host:
 
     `memory` in bytes; `engine`: "fast", "pure", "step" or "auto"; `seed` goes into all that a host chooses freely
     (domains' UUIDs). `policy` replaces the round-robin scheduler. `digest=False` saves the time of hashing every event;
-    the result's digest is then empty.
+    the result's digest is then empty. With `profile` the machine can log the blocks it enters (`pyvmm.report.profile`).
     """
 
     def __init__(
@@ -152,6 +152,7 @@ class Host:
         seed: int = 0,
         policy: Policy | None = None,
         digest: bool = True,
+        profile: bool = False,
     ) -> None:
         if not SMALLEST_MEMORY <= memory <= LARGEST_MEMORY or memory % PAGE:
             limits = f"from {SMALLEST_MEMORY // MIB} MiB to {LARGEST_MEMORY // MIB} MiB"
@@ -159,7 +160,7 @@ class Host:
         assert subsystems  # imported for the hypercalls it registers
         self.seed = seed
         try:
-            self.machine = Machine(memory=memory, engine=engine)
+            self.machine = Machine(memory=memory, engine=engine, profile=profile)
         except MachineError as error:
             raise EngineError(str(error)) from None
         self.hypervisor = Hypervisor(self.machine, policy=policy)
@@ -417,6 +418,23 @@ class Host:
             for source in idle:
                 hv.idle_sources.remove(source)
         return self.result("left" if told and (serve or not self._all_ended()) else self._exit(outcome))
+
+    def settle(self, max_instructions: int | None = None) -> str | None:
+        """Run until nobody can run, before time is skipped to a timer: None. The exit of `run` when it ends before."""
+        hv = self.hypervisor
+        idle = False
+
+        def nobody_runs() -> bool:
+            nonlocal idle
+            idle = not self._idle()
+            return True
+
+        hv.idle_sources.append(nobody_runs)
+        try:
+            outcome = hv.run(lambda: idle or self._all_ended(), max_instructions)
+        finally:
+            hv.idle_sources.remove(nobody_runs)
+        return None if idle and not self._all_ended() else self._exit(outcome)
 
     def _all_ended(self) -> bool:
         """Every guest has ended, and the services have done what followed from that."""

@@ -3,9 +3,47 @@
  */
 #include "files.h"
 
-enum { HEADER = 110, FILES = 1024, FIELD_SIZE = 6, FIELD_NAME = 11, FIELD_MODE = 1 };
-static struct file files[FILES];
-static u32 count;
+enum { HEADER = 110, HASH = 4096, FIELD_SIZE = 6, FIELD_NAME = 11, FIELD_MODE = 1 };
+static struct file *files;
+static u32 count, room, first[HASH]; /* the first file of a hash chain, by index + 1 */
+static u32 *next;                    /* the rest of the chains */
+
+static const char *plain(const char *path)
+{
+    while (*path == '/' || (path[0] == '.' && path[1] == '/'))
+        path++;
+    return path;
+}
+
+static u32 place(const char *path)
+{
+    u32 hash = 2166136261U; /* FNV-1a */
+    for (path = plain(path); *path; path++)
+        hash = (hash ^ (u8)*path) * 16777619U;
+    return hash % HASH;
+}
+
+static void add(struct file file)
+{
+    if (count == room) {
+        u32 more = room * 2 + 64;
+        struct file *f = memory_take(more * sizeof *f);
+        u32 *n = memory_take(more * sizeof *n);
+        if (!f || !n)
+            panic("no memory for the list of files");
+        memcpy(f, files, count * sizeof *f);
+        memcpy(n, next, count * sizeof *n);
+        memory_release(files);
+        memory_release(next);
+        files = f;
+        next = n;
+        room = more;
+    }
+    u32 at = place(file.path);
+    next[count] = first[at];
+    files[count++] = file;
+    first[at] = count;
+}
 
 static u64 field(const char *header, u32 n)
 {
@@ -40,8 +78,8 @@ void files_init(void)
         }
         if (!strcmp(name, "TRAILER!!!"))
             return;
-        if ((field(at, FIELD_MODE) & 0170000) == 0100000 && count < FILES)
-            files[count++] = (struct file){name, (const u8 *)data, size, (field(at, FIELD_MODE) & 0200) != 0};
+        if ((field(at, FIELD_MODE) & 0170000) == 0100000)
+            add((struct file){name, (const u8 *)data, size, (field(at, FIELD_MODE) & 0200) != 0});
         at = data + padded(size);
     }
 }
@@ -51,17 +89,10 @@ const struct file *file_nth(u32 n)
     return n < count ? &files[n] : NULL;
 }
 
-static const char *plain(const char *path)
-{
-    while (*path == '/' || (path[0] == '.' && path[1] == '/'))
-        path++;
-    return path;
-}
-
 const struct file *file_find(const char *path)
 {
-    for (u32 i = 0; i < count; i++)
-        if (!strcmp(plain(files[i].path), plain(path)))
-            return &files[i];
+    for (u32 i = first[place(path)]; i; i = next[i - 1])
+        if (!strcmp(plain(files[i - 1].path), plain(path)))
+            return &files[i - 1];
     return NULL;
 }

@@ -14,6 +14,7 @@ COMMANDS = {  # name: (module, what `pyvmm --help` says of it); modules are impo
     "run": ("pyvmm.cli.run", "Boot one PV kernel and tell what it did."),
     "create": ("pyvmm.cli.create", "Boot several guests from configuration files on one host."),
     "serve": ("pyvmm.cli.serve", "Keep a host running, with its XenStore on a Unix socket."),
+    "compare": ("pyvmm.cli.compare", "Compare toolstack designs, instruction by instruction."),
     "images": ("pyvmm.cli.images", "List the guest images that ship with pyvmm, or build them again."),
 }
 

@@ -22,6 +22,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
+
 from pyvmm.images import DIRECTORY, MANIFEST, ImageRecord, Manifest
 
 GUESTS = Path(__file__).parents[2] / "guests"
@@ -157,6 +160,22 @@ def build(name: str, output: Path, guests: Path = GUESTS, cc: Sequence[str] | No
         link = [*command, "-target", "x86_64-freestanding-none", *LDFLAGS, "-T", str(script)]
         _run([*link, "-o", "image", *objects], work)
         shutil.copyfile(work / "image", output)
+        if _on_kernel(name):
+            lines = [f"{s} {' '.join(_functions(work / o))}\n" for s, o in zip(sources, objects, strict=True)]
+            output.with_name(f"{output.name}.functions").write_text("".join(lines))
+
+
+def _functions(object_: Path) -> list[str]:
+    """The global functions that an object file defines. (The image's symbol table has the files of local ones only.)"""
+    with object_.open("rb") as stream:
+        table = ELFFile(stream).get_section_by_name(".symtab")
+        return sorted(
+            s.name
+            for s in (table.iter_symbols() if isinstance(table, SymbolTableSection) else ())
+            if s["st_info"]["bind"] == "STB_GLOBAL"
+            and s["st_shndx"] != "SHN_UNDEF"
+            and s["st_info"]["type"] != "STT_OBJECT"
+        )
 
 
 def record(guest: Guest, file: Path, guests: Path = GUESTS) -> ImageRecord:

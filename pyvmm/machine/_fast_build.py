@@ -13,6 +13,7 @@ HERE = Path(__file__).resolve().parent
 ffi = FFI()
 ffi.cdef("""
 typedef struct { uint64_t mask; uint32_t n, kind, k; } pv_plan;
+typedef struct { uint64_t pc, before, rsp; } pv_entry;
 typedef struct pv_engine {
     uint64_t instructions, rep_iterations, limit, bound;
     uint64_t block_pc, block_size, one_block_at;
@@ -23,11 +24,14 @@ typedef struct pv_engine {
     int32_t code_bits, mode, why, vector, error_code, software, step_count;
     int32_t step_tf, step_counted, stop_requested, in_callback, restart, error, declined, failed, has_handler;
     int32_t flush, sysret_cs, sysret_ss;
+    pv_entry *log;
+    uint64_t log_used, log_size;
     size_t error_offset, old_offset;
     ...;
 } pv_engine;
 
-pv_engine *pv_new(void *uc, void **functions, uintptr_t ram, uint64_t ram_size, uintptr_t code, uintptr_t scratch);
+pv_engine *pv_new(void *uc, void **functions, uintptr_t ram, uint64_t ram_size, uintptr_t code, uintptr_t scratch,
+                  int profile);
 void pv_free(pv_engine *e);
 void pv_forget_addresses(pv_engine *e);
 int pv_go(pv_engine *e, int mode, uint64_t slice);
@@ -44,6 +48,7 @@ extern "Python" uint64_t pv_py_syscall(uint64_t, uint64_t, uint64_t, uint64_t, u
 extern "Python" void pv_py_plan(uint64_t, uint32_t, uint32_t, pv_plan *);
 extern "Python" uint32_t pv_py_tail(uint64_t, uint32_t, uint64_t);
 extern "Python" void pv_py_calibrate(void);
+extern "Python" void pv_py_log_full(void);
 """)
 ffi.set_source(
     "pyvmm.machine._fast",

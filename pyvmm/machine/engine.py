@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 from unicorn import unicorn_const as uc
 from unicorn import x86_const as x86
 
@@ -106,6 +108,7 @@ class Engine:
         self._rep_run = 0
         self.one_block_at = 0
         self._flush = False
+        self.log: list[npt.NDArray[np.uint64]] = []
         self.sysret_cs = self.sysret_ss = 0  # see Machine.sysret_selectors
         #: The firmware ran in a callback: the run is left and entered again, for Unicorn is not quite reentrant.
         self.restart = False
@@ -115,6 +118,14 @@ class Engine:
     instructions: int
     rep_iterations: int
     limit: int
+
+    def set_log(self, on: bool) -> None:
+        """Begin or end the log of entered blocks, which is empty then. The engine was made with `profile`."""
+        raise NotImplementedError
+
+    def drain_log(self) -> None:
+        """Move what was logged to `log`: arrays of rows (pc, instructions before, RSP), all u64."""
+        raise NotImplementedError
 
     def go(self) -> None:
         """Runs whole blocks until `why` says something."""

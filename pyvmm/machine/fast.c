@@ -60,6 +60,9 @@ typedef struct {
 
 typedef struct { uint64_t mask; uint32_t n, kind, k; } pv_plan; /* mask: of the register that a REP counts in */
 
+/* One block entered while the profile is on: where, and what the counter and the stack pointer were before it. */
+typedef struct { uint64_t pc, before, rsp; } pv_entry;
+
 /* What the hot path needs, and no more. `tag` is the linear address (48 bits say it all) and the size; `cost` the count (see SPECIAL). */
 typedef struct { uint64_t tag, cost; } near_entry;
 typedef struct { uint32_t kind_mask, k; } near_more;
@@ -86,6 +89,8 @@ typedef struct pv_engine {
     int32_t code_bits, mode, why, vector, error_code, software, step_count;
     int32_t step_tf, step_counted, stop_requested, in_callback, restart, error, declined, failed, has_handler;
     int32_t flush, sysret_cs, sysret_ss;
+    pv_entry *log; /* NULL: no profile */
+    uint64_t log_used, log_size;
     /* private */
     uint64_t call_pc, call_size, call_rsp; /* the block entered last that was nothing but a `call` */
     uint64_t slice_end; /* the bound while none is forced */
@@ -110,6 +115,7 @@ static uint64_t pv_py_syscall(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, 
 static void pv_py_plan(uint64_t, uint32_t, uint32_t, pv_plan *);
 static uint32_t pv_py_tail(uint64_t, uint32_t, uint64_t);
 static void pv_py_calibrate(void);
+static void pv_py_log_full(void);
 
 static uint64_t pv_read(pv_engine *e, int reg)
 {
@@ -413,6 +419,19 @@ static HOT void on_block(void *uc, uint64_t pc, uint32_t size, void *data)
     special_block(e, pc, size);
 }
 
+/* Called before on_block, on machines made for it: the counter still is what it was before this block. */
+static void on_profile(void *uc, uint64_t pc, uint32_t size, void *data)
+{
+    pv_engine *e = data;
+    (void)uc;
+    (void)size;
+    if (LIKELY(!e->log) || e->mode == FIRMWARE)
+        return;
+    if (e->log_used == e->log_size)
+        pv_py_log_full();
+    e->log[e->log_used++] = (pv_entry){pc, e->instructions, pv_read(e, REG_RSP)};
+}
+
 typedef struct { uint64_t pc; uint16_t icount, size; } uc_tb;
 
 static void on_edge(void *uc, uc_tb *current, uc_tb *previous, void *data)
@@ -526,7 +545,8 @@ static void on_syscall(void *uc, void *data)
         stop(e, SLICE);
 }
 
-static pv_engine *pv_new(void *uc, void **functions, uintptr_t ram, uint64_t ram_size, uintptr_t code, uintptr_t scratch)
+static pv_engine *pv_new(void *uc, void **functions, uintptr_t ram, uint64_t ram_size, uintptr_t code, uintptr_t scratch,
+                         int profile)
 {
     pv_engine *e = calloc(1, sizeof *e);
     if (!e)
@@ -541,6 +561,8 @@ static pv_engine *pv_new(void *uc, void **functions, uintptr_t ram, uint64_t ram
     int bad = e->lib.hook_add(uc, &handle, HOOK_INTR, (void *)on_intr, e, (uint64_t)1, (uint64_t)0);
     bad |= e->lib.hook_add(uc, &handle, HOOK_INSN_INVALID, (void *)on_invalid, e, (uint64_t)1, (uint64_t)0);
     bad |= e->lib.hook_add(uc, &handle, HOOK_INSN, (void *)on_syscall, e, (uint64_t)1, (uint64_t)0, INS_SYSCALL);
+    if (profile)
+        bad |= e->lib.hook_add(uc, &handle, HOOK_BLOCK, (void *)on_profile, e, (uint64_t)1, (uint64_t)0);
     bad |= e->lib.hook_add(uc, &handle, HOOK_BLOCK, (void *)on_block, e, (uint64_t)1, (uint64_t)0);
     bad |= e->lib.hook_add(uc, &handle, HOOK_EDGE, (void *)on_edge, e, (uint64_t)1, (uint64_t)0);
     if (bad) {

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
+import numpy as np
+
 from pyvmm.machine import opcodes
 from pyvmm.machine._fast import ffi, lib
 from pyvmm.machine.cpu import Cpu
@@ -25,6 +27,7 @@ _MASK64: Final = (1 << 64) - 1
 #: Single steps at a time: between them Ctrl-C is noticed.
 _STEPS: Final = 1_000_000
 _ARRAYS: Final = 256  # lists of registers remembered
+_LOG: Final = 1 << 18  # blocks of a profile that are kept in C
 _active: Any = None
 _handler: Any = None
 
@@ -68,6 +71,12 @@ def pv_py_calibrate() -> None:
     _active._c.old_offset = _active.cpu.old_exception_offset
 
 
+@ffi.def_extern(onerror=_failed)
+def pv_py_log_full() -> None:
+    """The profile's buffer is to be emptied."""
+    _active.drain_log()
+
+
 def _field(name: str) -> Any:
     return property(attrgetter(f"_c.{name}"), lambda self, value: setattr(self._c, name, value))
 
@@ -89,18 +98,35 @@ class FastEngine(Engine):
     sysret_ss = _field("sysret_ss")
     _rep_run = _field("rep_run")
 
-    def __init__(self, cpu: Cpu) -> None:
+    def __init__(self, cpu: Cpu, profile: bool = False) -> None:
         functions = ffi.new("void *[]", [ffi.cast("void *", self._address(cpu, name)) for name in _FUNCTIONS])
         ram = ctypes.addressof(ctypes.c_char.from_buffer(cpu.ram.map))
         code = ctypes.addressof(ctypes.c_char.from_buffer(cpu.ram.code))
-        self._c = lib.pv_new(ffi.cast("void *", cpu.handle), functions, ram, cpu.ram.size, code, cpu.scratch.pointer)
+        self._c = lib.pv_new(
+            ffi.cast("void *", cpu.handle), functions, ram, cpu.ram.size, code, cpu.scratch.pointer, profile
+        )
         if not self._c:
             raise MemoryError("fast engine")
         super().__init__(cpu)
+        self._log_buffer: Any = None
         # The hooks must outlive the CPU that calls them.
         self._free = weakref.finalize(cpu, lib.pv_free, self._c)
         self._handler: SyscallHandler | None = None
         self._arrays: dict[int, tuple[Sequence[int], int, Any, Any]] = {}
+
+    def set_log(self, on: bool) -> None:
+        """See `Engine.set_log`."""
+        if on and self._log_buffer is None:
+            self._log_buffer = ffi.new("pv_entry[]", _LOG)
+        self._c.log_used, self._c.log_size = 0, _LOG
+        self._c.log = self._log_buffer if on else ffi.NULL
+        self.log = []
+
+    def drain_log(self) -> None:
+        """See `Engine.drain_log`."""
+        used = self._c.log_used
+        self.log.append(np.frombuffer(ffi.buffer(self._log_buffer, used * 24), np.uint64).reshape(-1, 3).copy())
+        self._c.log_used = 0
 
     @staticmethod
     def _address(cpu: Cpu, name: str) -> int:

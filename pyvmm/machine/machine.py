@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 from unicorn import x86_const as x86
 
 from pyvmm.machine import firmware, fpu, segments
@@ -39,7 +42,19 @@ _CR0_TS: Final = 8
 _LDT_FLAGS: Final = 0x8200  # present, type LDT (Intel SDM volume 3, 3.5)
 
 
-def _engine(name: str, cpu: Cpu) -> Engine:
+@dataclass(frozen=True)
+class BlockLog:
+    """The blocks that were entered, in order: `pc`, and before each `before`, the instructions retired since power-on,
+    and `rsp`. `marks`: (number of blocks so far, instructions so far, the context that is on the CPU from then on), the
+    last one at the end. What is retired between two rows belongs to the former's block."""
+
+    pc: npt.NDArray[np.uint64]
+    before: npt.NDArray[np.uint64]
+    rsp: npt.NDArray[np.uint64]
+    marks: tuple[tuple[int, int, Context], ...]
+
+
+def _engine(name: str, cpu: Cpu, profile: bool) -> Engine:
     name = os.environ.get("PYVMM_ENGINE", "auto") if name == "auto" else name
     if name not in ENGINES:
         raise MachineError(f"no engine {name!r}; there are {', '.join(ENGINES)}")
@@ -51,8 +66,8 @@ def _engine(name: str, cpu: Cpu) -> Engine:
                 raise MachineError("the fast engine's extension is not built") from None
             name = "pure" if name == "auto" else name
         else:
-            return FastStepEngine(cpu) if name == "step" else FastEngine(cpu)
-    return PureEngine(cpu) if name == "pure" else StepEngine(cpu)
+            return FastStepEngine(cpu, profile) if name == "step" else FastEngine(cpu, profile)
+    return PureEngine(cpu, profile) if name == "pure" else StepEngine(cpu, profile)
 
 
 class Machine:
@@ -60,18 +75,20 @@ class Machine:
 
     `memory` is in bytes, a multiple of 4096, at most 60 GiB (committed as it is used). `engine` is "fast" (needs the C
     extension), "pure", "step" (one instruction at a time) or "auto": the environment's PYVMM_ENGINE if set, else the
-    fastest there is. All give the same results.
+    fastest there is. All give the same results. With `profile` the blocks that are entered can be logged.
     """
 
-    def __init__(self, memory: int = 512 << 20, engine: str = "auto") -> None:
+    def __init__(self, memory: int = 512 << 20, engine: str = "auto", profile: bool = False) -> None:
         self.ram = Ram(memory)
         self._cpu = Cpu(self.ram)
-        self._engine = _engine(engine, self._cpu)
+        self._engine = _engine(engine, self._cpu, profile)
         self.engine = self._engine.name
         self.charged = 0
         self.skipped = 0
         self._firmware_va: int | None = None
         self._running = False
+        self._profiled = profile
+        self._marks: list[tuple[int, int, Context]] | None = None
         self._mine, self._ring0 = SavedCpu(self._cpu), SavedCpu(self._cpu)
         self._segments = Segments(self.ram)
         self._blank = self._make_blank()
@@ -183,6 +200,31 @@ class Machine:
         """In a callback: makes `run` return `Stopped` after the instruction."""
         self._engine.stop_requested = True
 
+    # The log of blocks.
+
+    def _mark(self, context: Context) -> None:
+        assert self._marks is not None
+        self._engine.drain_log()
+        self._marks.append((sum(map(len, self._engine.log)), self.instructions, context))
+
+    def log_start(self) -> None:
+        """Begin to log the blocks that are entered. `MachineError`: the machine was not made with `profile`."""
+        if not self._profiled:
+            raise MachineError("the machine was not made for a profile")
+        self._engine.set_log(True)
+        self._marks = []
+        self._mark(self._current)
+
+    def log_stop(self) -> BlockLog:
+        """End the log, and give it."""
+        assert self._marks is not None
+        self._mark(self._current)
+        rows = np.concatenate(self._engine.log)
+        log = BlockLog(rows[:, 0].copy(), rows[:, 1].copy(), rows[:, 2].copy(), tuple(self._marks))
+        self._engine.set_log(False)
+        self._marks = None
+        return log
+
     # Contexts.
 
     def new_context(self) -> Context:
@@ -201,6 +243,8 @@ class Machine:
         if context is self._current:
             return
         old = self._current
+        if self._marks is not None:
+            self._mark(context)
         self._cpu.save(old.saved)
         self._cpu.restore(context.saved)
         self._current = context

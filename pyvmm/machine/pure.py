@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any, Final
 
+import numpy as np
 from unicorn import x86_const as x86
 
 from pyvmm.machine import opcodes
@@ -40,8 +41,9 @@ class _Block(ctypes.Structure):
 class PythonHooks(Engine):
     """What the Python engines share: hooks for exceptions and `syscall`."""
 
-    def __init__(self, cpu: Cpu) -> None:
+    def __init__(self, cpu: Cpu, profile: bool = False) -> None:
         super().__init__(cpu)
+        self._rows: list[tuple[int, int, int]] | None = None
         self.instructions = 0
         self.rep_iterations = 0
         self.limit = 0
@@ -56,6 +58,24 @@ class PythonHooks(Engine):
         self._hook("invalid", self._on_invalid)
         self._hook("insn", self._on_syscall_hook, x86.UC_X86_INS_SYSCALL)
         self._hook("edge", self._on_edge)
+        if profile:
+            self._hook("block", self._on_profile)
+
+    def set_log(self, on: bool) -> None:
+        """See `Engine.set_log`."""
+        self._rows = [] if on else None
+        self.log = []
+
+    def drain_log(self) -> None:
+        """See `Engine.drain_log`."""
+        assert self._rows is not None
+        self.log.append(np.array(self._rows, np.uint64).reshape(-1, 3))
+        self._rows = []
+
+    def _on_profile(self, handle: int, pc: int, size: int, data: int) -> None:
+        """Called before the engine's own hook: the counter still is what it was before this block."""
+        if self._rows is not None and self.mode != Mode.FIRMWARE:
+            self._rows.append((pc, self.instructions, self.cpu.read(RSP)))
 
     def _hook(self, kind: str, function: Any, *instruction: int) -> None:
         callback = _PROTOTYPES[kind](function)
@@ -166,8 +186,8 @@ class PureEngine(PythonHooks):
 
     name = "pure"
 
-    def __init__(self, cpu: Cpu) -> None:
-        super().__init__(cpu)
+    def __init__(self, cpu: Cpu, profile: bool = False) -> None:
+        super().__init__(cpu, profile)
         self._pc = 0
         self._size = 0
         self._rep: int | None = None
@@ -275,8 +295,8 @@ class StepEngine(PythonHooks):
 
     name = "step"
 
-    def __init__(self, cpu: Cpu) -> None:
-        super().__init__(cpu)
+    def __init__(self, cpu: Cpu, profile: bool = False) -> None:
+        super().__init__(cpu, profile)
         self._hook("block", lambda handle, pc, size, data: self._on_other_block(pc))
 
     def go(self) -> None:

@@ -40,6 +40,8 @@ def test_rebuild_gives_the_same_bits(name: str, tmp_path: Path) -> None:
     assert images.manifest()["flags"] == " ".join((*build.CFLAGS, *build.LDFLAGS))
     build.build(name, tmp_path / name)
     assert (tmp_path / name).read_bytes() == images.path(name).read_bytes()
+    for file in tmp_path.glob("*.functions"):
+        assert file.read_text() == (images.DIRECTORY / file.name).read_text()
 
 
 def test_a_compiler_that_fails_is_reported(tmp_path: Path) -> None:

@@ -1,0 +1,300 @@
+"""Toolstack designs compared: a dom0 of x86 code makes guests one after the other, and what each takes is counted.
+
+One host runs one design. Its dom0 (the image "dom0", or one with a design of the user's own) is told at its console
+what to do. The n-th creation's window begins when the command is handed over and ends when nobody can run any more:
+domain made, guest booted, back ends at rest. Nothing in the guests marks it. What a pool of shells does afterwards, a
+while of virtual time later, is a window of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pyvmm import images
+from pyvmm.archive import newc
+from pyvmm.errors import ConfigError, PyvmmError
+from pyvmm.host import MIB, Domain, Host
+from pyvmm.hypervisor import trace
+from pyvmm.hypervisor.digest import Digest
+from pyvmm.hypervisor.trace import Event
+from pyvmm.machine import Context
+from pyvmm.report.classes import CLASSES, PREPARE
+from pyvmm.report.profile import Owner, Profile
+from pyvmm.report.symbols import Functions, functions_of
+
+PROMPT = "dom0# "
+DOM0_MEMORY = 128 * MIB
+A_GUESTS_DOM0 = 64 << 10  # bytes that dom0 needs for each guest: control pages, records, what it maps
+HOST_SLACK = 96 * MIB
+POOL = 8  # shells kept by the designs that have some
+BUDGET = 20_000_000_000  # instructions after which a command is taken to hang
+
+
+def _file(number: int) -> str:
+    return f"{number:05}.json"
+
+
+@dataclass(frozen=True)
+class DesignFacts:
+    """A design as dom0 knows it: its paper's name, and what it needs."""
+
+    name: str
+    title: str
+    shells: bool
+
+
+DESIGNS = {
+    d.name: d
+    for d in (
+        DesignFacts("chaos-noxs", "chaos [noxs]", False),
+        DesignFacts("lightvm", "LightVM", True),
+    )
+}
+
+
+@dataclass(frozen=True)
+class GuestFacts:
+    """A guest to be made: its memory in MiB, whether it has a network interface."""
+
+    name: str
+    memory: int
+    vif: bool
+
+    def config(self, number: int) -> bytes:
+        """chaos's configuration of it."""
+        what: dict[str, Any] = {"name": self.name, "kernel": self.name, "memory": self.memory, "vcpus": 1}
+        if self.vif:
+            mac = ":".join(f"{byte:02x}" for byte in (0x00, 0x16, 0x3E, *number.to_bytes(3)))
+            what["vifs"] = [{"ip": f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}", "mac": mac}]
+        return json.dumps(what).encode()
+
+
+GUESTS = {
+    g.name: g for g in (GuestFacts("noop", 4, False), GuestFacts("daytime", 8, True), GuestFacts("hello", 8, False))
+}
+
+
+class CommandError(PyvmmError):
+    """dom0 refused a command, or is gone; the text is what it said."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the n-th creation took. `classes`: executed instructions by class (`pyvmm.report.classes`), whose sum is
+    `total`; `prepare` those of shells made afterwards; `charged` the hypervisor's own."""
+
+    design: str
+    guest: str
+    n: int
+    total: int
+    classes: dict[str, int]
+    prepare: int
+    charged: int
+    store_messages: int
+    transactions: int
+    retries: int
+    hypercalls: int
+    events: int
+    switches: int
+    digest: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {**self.__dict__, "classes": dict(self.classes)}
+
+
+@dataclass
+class _Counts:
+    """Crossings of a window, counted from its events."""
+
+    hypercalls: int = 0
+    events: int = 0
+    switches: int = 0
+
+    def __call__(self, event: Event) -> None:
+        if event.kind is trace.HYPERCALL:
+            self.hypercalls += 1
+        elif event.kind is trace.EVTCHN_SEND:
+            self.events += 1
+        elif event.kind is trace.SWITCH:
+            self.switches += 1
+
+
+class Control:
+    """A host whose dom0 makes guests by one design. Close it when done."""
+
+    def __init__(
+        self, design: str, guest: str, most: int, *, engine: str = "auto", seed: int = 0, dom0: Path | None = None
+    ) -> None:
+        self.design, self.guest = design, guest
+        self.facts = GUESTS[guest]
+        self.shells = design not in DESIGNS or DESIGNS[design].shells
+        self._dom0_path = dom0 or images.path("dom0")
+        self._images: dict[str, Functions] = {}
+        memory = DOM0_MEMORY + most * A_GUESTS_DOM0
+        memory += -memory % MIB
+        files = {guest: images.path(guest).read_bytes()}
+        files |= {_file(number): self.facts.config(number) for number in range(1, most + 1)}
+        need = memory + (most + 2 * POOL) * (self.facts.memory * MIB + 64 * 1024) + HOST_SLACK
+        self.host = Host(memory=need + -need % MIB, engine=engine, seed=seed, profile=True, digest=False)
+        with tempfile.NamedTemporaryFile() as module:
+            module.write(newc(files))
+            module.flush()
+            self.dom0: Domain = self.host.create_dom0(self._dom0_path, name="dom0", memory=memory, ramdisk=module.name)
+        self._read = 0
+        self._settle("it booted")
+        self._output()
+        self.command(f"design {design}")
+        if self.shells:
+            self.command(f"pool {_file(1)} {POOL}")
+
+    def close(self) -> None:
+        """End the host."""
+        self.host.close()
+
+    def _settle(self, what: str) -> None:
+        ended = self.host.settle(BUDGET)
+        if ended == "budget":
+            raise CommandError(f"{self.design}: dom0 does not come to rest after {what}")
+        if ended is not None:
+            report = (self.dom0.crash_report or "").splitlines()
+            raise CommandError(
+                f"{self.design}: dom0 ended ({ended}) after {what}" + (f": {report[0]}" if report else "")
+            )
+
+    def _output(self) -> str:
+        text = bytes(self.dom0.console.output[self._read :]).decode("utf-8", "replace")
+        self._read = len(self.dom0.console.output)
+        return text
+
+    def command(self, line: str) -> str:
+        """One command of dom0's shell, until nobody can run. What it said; `CommandError` when that is an error."""
+        self.dom0.console.feed(line.encode() + b"\n")
+        self._settle(line)
+        said = self._output().replace("\r", "").removeprefix(f"{line}\n").removesuffix(PROMPT).strip()
+        for one in said.splitlines():
+            if one.startswith(("error:", "panic:")):
+                raise CommandError(f"{self.design}: {line}: {one.partition(':')[2].strip()}")
+        return said
+
+    def _creation(self, n: int) -> str:
+        """The command for the n-th guest, as long as any other's: what is typed is work, too."""
+        return f"create {_file(n)} {self.guest}{n:05}"
+
+    def create(self, n: int) -> None:
+        """Make the n-th guest, and give the pool the time to fill up again."""
+        self.command(self._creation(n))
+        self.refill()
+
+    def refill(self) -> None:
+        """Let timers come that are due within a while: the pool's."""
+        if self.shells:
+            self.host.machine.skip_to(self.host.hypervisor.timers.next() or self.host.machine.now)
+            self._settle("the pool was to be filled")
+
+    def measure(self, n: int) -> tuple[Row, Profile]:
+        """Make the n-th guest and say what it took."""
+        hv, machine = self.host.hypervisor, self.host.machine
+        counts, digest, profile = _Counts(), Digest(), Profile(self._owner)
+        stops = [hv.trace.listen(listener) for listener in (counts, digest)]
+        charged, before = machine.charged, machine.instructions
+        machine.log_start()
+        try:
+            self.command(self._creation(n))
+        finally:
+            profile.add(machine.log_stop())
+            for stop in stops:
+                stop()
+        total, charged = machine.instructions - before, machine.charged - charged
+        assert profile.total == total, "the profile's sum is the machine's"
+        after = machine.instructions
+        self.refill()
+        classes = profile.classes()
+        row = Row(
+            design=self.design,
+            guest=self.guest,
+            n=n,
+            total=total - classes[PREPARE],
+            classes={name: classes[name] for name in CLASSES if name != PREPARE},
+            prepare=classes[PREPARE] + machine.instructions - after,
+            charged=charged,
+            store_messages=0,
+            transactions=0,
+            retries=0,
+            hypercalls=counts.hypercalls,
+            events=counts.events,
+            switches=counts.switches,
+            digest=digest.hexdigest(),
+        )
+        return row, profile
+
+    def _functions(self, name: str, path: Path) -> Functions:
+        if name not in self._images:
+            self._images[name] = functions_of(path)
+        return self._images[name]
+
+    def _owner(self, context: Context) -> Owner:
+        for domain in self.host.hypervisor.domains.values():
+            if any(v.context is context for v in domain.vcpus):
+                if domain.domid == 0:
+                    return Owner("dom0", "dom0", self._functions("dom0", self._dom0_path))
+                return Owner(f"d{domain.domid}", "guest", self._functions(self.guest, images.path(self.guest)))
+        return Owner("idle", "dom0", self._functions("dom0", self._dom0_path))
+
+
+def sweep(
+    design: str,
+    guest: str,
+    wanted: Sequence[int],
+    *,
+    engine: str = "auto",
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda n: None,
+    dom0: Path | None = None,
+) -> list[tuple[Row, Profile]]:
+    """Make guests up to the largest of `wanted`, all of them kept running, and measure those that are wanted. The host
+    is not taken apart afterwards: its memory goes as a whole."""
+    control = Control(design, guest, max(wanted), engine=engine, seed=seed, dom0=dom0)
+    rows = []
+    for n in range(1, max(wanted) + 1):
+        if n in wanted:
+            rows.append(control.measure(n))
+        else:
+            control.create(n)
+        progress(n)
+    return rows
+
+
+def check(designs: Iterable[str], guest: str) -> None:
+    """`ConfigError` for a design or a guest that there is not."""
+    for design in designs:
+        if design not in DESIGNS:
+            raise ConfigError(f"no design {design}; there are {', '.join(DESIGNS)}")
+    if guest not in GUESTS:
+        raise ConfigError(f"no guest {guest} to compare with; there are {', '.join(GUESTS)}")
+
+
+def measure(
+    design: str, guest: str, wanted: Sequence[int], engine: str = "auto", seed: int = 0
+) -> list[tuple[dict[str, Any], str]]:
+    """`sweep` as plain data, for another process: each row, and its call paths as folded stacks."""
+    return [
+        (row.to_json(), profile.folded()) for row, profile in sweep(design, guest, wanted, engine=engine, seed=seed)
+    ]
+
+
+def provenance(guest: str) -> dict[str, Any]:
+    """What results depend on beside the arguments: the images, and this program's version."""
+    record = images.manifest()["images"]
+    used = {name: record[name]["sha256"] for name in ("dom0", guest)}
+    try:
+        installed = version("pyvmm")
+    except PackageNotFoundError:  # a checkout that nobody installed
+        installed = "checkout"
+    return {"images": used, "version": installed}

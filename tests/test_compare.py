@@ -1,0 +1,173 @@
+"""`pyvmm compare`: dom0's designs as x86 code, every instruction accounted for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pyvmm import compare, images
+from pyvmm.archive import newc
+from pyvmm.cli.compare import command
+from pyvmm.errors import ConfigError
+from pyvmm.report.classes import BOOT, CLASSES, PREPARE
+from pyvmm.report.symbols import functions_of
+
+CLASSED = [name for name in CLASSES if name != PREPARE]
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[tuple[str, str], list[tuple[compare.Row, str]]]:
+    """Creations 1, 2 and 12 of each design and guest."""
+    return {
+        (design, guest): [(row, profile.folded()) for row, profile in compare.sweep(design, guest, (1, 2, 12))]
+        for design in compare.DESIGNS
+        for guest in ("noop", "daytime")
+    }
+
+
+def test_classes_add_up(rows: dict[tuple[str, str], list[tuple[compare.Row, str]]]) -> None:
+    """Every instruction of a window is in one class, and in one call path; each class but the store's has some."""
+    for (design, guest), found in rows.items():
+        for row, folded in found:
+            assert sum(row.classes.values()) == row.total
+            lines = [line for line in folded.splitlines() if "pool_refill" not in line]  # that is for later guests
+            assert sum(int(line.rpartition(" ")[2]) for line in lines) == row.total
+            assert list(row.classes) == CLASSED
+            assert row.classes["boot"] == (7 if guest == "noop" else row.classes["boot"]) > 0
+            for name in ("config", "hypervisor", "load", "toolstack"):
+                assert row.classes[name] > 1000, (design, guest, name)
+            assert (row.classes["devices"] > 1500) == (guest == "daytime")
+            assert row.store_messages == 0 and row.classes["xenstore"] == 0  # both designs do without
+
+
+def test_noxs_does_not_grow(rows: dict[tuple[str, str], list[tuple[compare.Row, str]]]) -> None:
+    for found in rows.values():
+        second, twelfth = found[1][0], found[2][0]
+        assert abs(twelfth.total - second.total) < second.total / 100
+        assert twelfth.hypercalls == second.hypercalls and twelfth.switches == second.switches
+
+
+def test_shells_take_work_off_the_path(rows: dict[tuple[str, str], list[tuple[compare.Row, str]]]) -> None:
+    """What is prepared is the domain, its memory and its devices; it costs about what it saves."""
+    for guest in ("noop", "daytime"):
+        plain, shell = rows["chaos-noxs", guest][1][0], rows["lightvm", guest][1][0]
+        assert shell.total < plain.total and plain.prepare == 0 < shell.prepare
+        assert shell.classes["boot"] == plain.classes["boot"]
+        assert shell.hypercalls < plain.hypercalls
+
+
+def test_two_runs_and_two_engines_agree() -> None:
+    (first, paths), (again, _) = (compare.sweep("lightvm", "noop", (2,))[0] for _ in range(2))
+    assert first == again
+    (pure, pure_paths) = compare.sweep("lightvm", "noop", (2,), engine="pure")[0]
+    assert pure == first and pure_paths.folded() == paths.folded()
+
+
+def test_a_window_costs_the_same_unmeasured() -> None:
+    """The counter says the same whether the blocks are logged or not."""
+    totals = []
+    for wanted in ((1, 2, 3), (3,)):
+        (row, _) = compare.sweep("chaos-noxs", "noop", wanted)[-1]
+        totals.append((row.total, row.digest))
+    assert totals[0] == totals[1]
+
+
+def test_call_paths_go_through_the_design() -> None:
+    """The loader's work is found beneath the shell's command, in dom0's main thread."""
+    (_, profile) = compare.sweep("chaos-noxs", "daytime", (1,))[0]
+    paths = {tuple(name for name, _ in path) for domain, _, path, _ in profile.paths() if domain == "dom0"}
+    assert any(path[-1] == "dom_kernel" and "shell_run" in path and "create" in path for path in paths)
+    assert any(
+        path[-1] == "follow" and path[-2] == "work" and "shell_run" not in path for path in paths
+    )  # its own thread
+    classes = profile.classes()
+    assert classes[BOOT] == sum(n for domain, n in profile.domains().items() if domain != "dom0")
+
+
+def test_functions_have_files() -> None:
+    """Of dom0's functions, local or global, each is in the file that defines it."""
+    functions = functions_of(images.path("dom0"))
+    where = dict(zip(functions.names, functions.files, strict=True))
+    assert where["dom_boot"] == "build.c" and where["follow"] == "back.c" and where["thread_yield"] == "thread.c"
+    assert [name for name, file in where.items() if file == "?" and name != "?"] == []
+
+
+def test_the_command(tmp_path: Path) -> None:
+    runner = CliRunner()
+    arguments = [
+        "--guest",
+        "noop",
+        "-n",
+        "1,3",
+        "--resume",
+        str(tmp_path / "kept"),
+        "--profile",
+        str(tmp_path / "paths"),
+    ]
+    file = tmp_path / "rows.json"
+    result = runner.invoke(command, [*arguments, "--json", str(file)], catch_exceptions=False)
+    assert result.exit_code == 0 and "chaos-noxs" in result.output
+    found = json.loads(file.read_text())
+    assert [(row["design"], row["n"]) for row in found] == [(d, n) for d in compare.DESIGNS for n in (1, 3)]
+    wanted = (
+        "design guest n total classes charged store_messages transactions retries hypercalls events switches digest"
+    )
+    assert set(wanted.split()) <= set(found[0])
+    assert len(list((tmp_path / "paths").iterdir())) == 2 * len(compare.DESIGNS)
+    kept = tmp_path / "kept" / "lightvm.json"
+    content = json.loads(kept.read_text())
+    content["rows"][0]["total"] = 12345  # what is kept is taken from there
+    kept.write_text(json.dumps(content))
+    result = runner.invoke(command, arguments[:-2], catch_exceptions=False)
+    assert "12,345" in result.output
+
+
+@pytest.mark.parametrize("arguments", [["-n", "0"], ["-n", "x"], ["-n", "8001"]])
+def test_bad_numbers(arguments: list[str]) -> None:
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 2 and "Traceback" not in result.output
+
+
+def test_bad_names() -> None:
+    with pytest.raises(ConfigError, match="no design xm"):
+        compare.check(["xm"], "noop")
+    with pytest.raises(ConfigError, match="no guest windows"):
+        compare.check(["lightvm"], "windows")
+
+
+def test_dom0s_errors_are_one_line() -> None:
+    control = compare.Control("chaos-noxs", "noop", 1)
+    with pytest.raises(compare.CommandError, match=r"no file nothing\.json") as caught:
+        control.command("create nothing.json")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(compare.CommandError, match="no command"):
+        control.command("frobnicate")
+    control.create(1)
+    control.close()
+
+
+def test_everything_comes_back() -> None:
+    """Guests made and destroyed in turn leave the host's and dom0's memory as it was."""
+    for design in compare.DESIGNS:
+        control = compare.Control(design, "daytime", 3)
+        control.command("pool 00001.json 0") if control.shells else None
+        before = []
+        for _ in range(3):
+            control.command("create 00001.json one")
+            control.command("create 00002.json two")
+            control.command("destroy one")
+            control.command("destroy two")
+            before.append(
+                (control.command("memory"), control.host.hypervisor.frames.free_count, control.command("list"))
+            )
+        assert before[1] == before[2], design
+        control.close()
+
+
+def test_an_archive() -> None:
+    data = newc({"a": b"12345", "b/c": b""})
+    assert data.startswith(b"070701") and data.count(b"070701") == 3 and len(data) % 4 == 0
+    assert b"TRAILER!!!" in data
