@@ -27,15 +27,16 @@ static int check_sharing(struct scope *s, const char *device)
 {
     char *names = memory_take(2 * NAMES), *disks = names + NAMES, path[80];
     bool writes = *s->words['o' - 'A'] == 'w';
-    int rc = names ? xenstore_directory(0, "/local/domain/0/backend/vbd", names, NAMES) : -1, n = rc;
-    if (rc < 0) {
-        memory_release(names);
-        return names ? 0 : -ENOMEM; /* no back end has a disk */
-    }
-    rc = 0;
-    for (char *domain = names; domain < names + n && !rc; domain += strlen(domain) + 1) {
+    int n, rc;
+    if (!names)
+        return -ENOMEM;
+    n = xenstore_directory(0, "/local/domain/0/backend/vbd", names, NAMES);
+    rc = n < 0 && strcmp(names, "ENOENT") ? guest_fail(s->guest, -EBUSY, "it cannot be seen who has its disk") : 0;
+    for (char *domain = names; n > 0 && domain < names + n && !rc; domain += strlen(domain) + 1) {
         snprintf(path, sizeof path, "/local/domain/0/backend/vbd/%s", domain);
         int m = xenstore_directory(0, path, disks, NAMES);
+        if (m < 0)
+            rc = guest_fail(s->guest, -EBUSY, "it cannot be seen who has its disk");
         for (char *disk = disks; m > 0 && disk < disks + m && !rc; disk += strlen(disk) + 1) {
             bool same = !strcmp(domain, s->words['d' - 'A']) && !strcmp(disk, s->words['i' - 'A']);
             snprintf(path, sizeof path, "/local/domain/0/backend/vbd/%s/%s/physical-device", domain, disk);
