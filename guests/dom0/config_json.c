@@ -311,7 +311,7 @@ static bool vifs(const struct settings *s, struct config *c)
     for (struct value *v = r->failed ? NULL : setting_list(s, "vifs", "a list of objects"); v; v = v->next) {
         struct settings inner = setting_object(s, "vifs", v, prefixed(s, "vifs", c->nvifs));
         struct vif_config *d = &c->vifs[c->nvifs];
-        *d = (struct vif_config){.devid = c->nvifs};
+        *d = (struct vif_config){.devid = c->nvifs, .script = "vif-bridge"};
         const char *mac = setting_text(&inner, "mac", "a string");
         d->has_mac = mac && *mac;
         if (d->has_mac && parse_mac(r, mac, d->mac))

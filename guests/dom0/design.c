@@ -191,6 +191,8 @@ static int halt(u32 n, char **words)
     for (u32 i = 0; i < COUNT(reasons); i++)
         if (!strcmp(reasons[i], n > 2 ? words[2] : "poweroff")) {
             u32 domid = g->domid;
+            if (!g->design->shutdown)
+                return failure(-EOPNOTSUPP, "%s has no way to ask a guest", g->design->name);
             int rc = g->design->shutdown(g, i); /* afterwards the guest may be gone */
             if (rc)
                 return failure(rc, "%s cannot be asked", words[1]);

@@ -2,7 +2,6 @@
 #include "design.h"
 
 enum { SLACK_KIB = 1024, MAX_EVTCHN_PORT = 1023, GRANT_FRAMES_GUEST = 64, MAPTRACK_FRAMES_GUEST = 1024 }; /* as xl gives them */
-u32 store_domid;
 
 int step_reserve(struct guest *g, bool console, bool store)
 {
@@ -57,8 +56,6 @@ static int noxs_add(struct guest *g, u32 type, u32 devid, const union device_con
 int step_noxs_devices(struct guest *g)
 {
     int rc;
-    if (g->config.nvbds)
-        return guest_fail(g, -EOPNOTSUPP, "disks are not offered over noxs here");
     if (!g->config.no_sysctl) {
         if ((rc = noxs_add(g, noxs_dev_sysctl, 0, NULL)))
             return rc;
@@ -67,6 +64,13 @@ int step_noxs_devices(struct guest *g)
     for (; g->nvifs < g->config.nvifs; g->nvifs++) {
         union device_config c = {.vif = g->config.vifs[g->nvifs]};
         if ((rc = noxs_add(g, noxs_dev_vif, c.vif.devid, &c)))
+            return rc;
+    }
+    for (; g->nvbds < g->config.nvbds; g->nvbds++) {
+        union device_config c = {.vbd = g->config.vbds[g->nvbds]};
+        if (!c.vbd.raw)
+            return guest_fail(g, -EOPNOTSUPP, "its disk is of a format that no back end here knows");
+        if ((rc = noxs_add(g, noxs_dev_vbd, c.vbd.devid, &c)))
             return rc;
     }
     return 0;
@@ -123,6 +127,11 @@ int step_run(struct guest *g)
 
 int undo_noxs_devices(struct guest *g)
 {
+    while (g->nvbds) {
+        u32 devid = g->config.vbds[--g->nvbds].devid;
+        xc_devctl_remove(g->domid, noxs_dev_vbd, 0, devid);
+        noxs_device_destroy(noxs_dev_vbd, g->domid, devid);
+    }
     while (g->nvifs) {
         u32 devid = g->config.vifs[--g->nvifs].devid;
         xc_devctl_remove(g->domid, noxs_dev_vif, 0, devid);

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -76,8 +77,6 @@ def created(dom0: Dom0, file: str, name: str) -> int:
 @pytest.mark.parametrize("design", DESIGNS)
 def test_one_creation_sends_what_the_original_does(design: str, file: str) -> None:
     vifs, vbds = DEVICES[file]
-    if vbds and design in ("chaos-noxs", "lightvm"):
-        pytest.skip("no disks over noxs")
     dom0 = made(design)
     others = 0
     for already in (0, 4, 15):  # the 1st, the 5th and the 20th guest
@@ -230,8 +229,6 @@ def test_mistakes_are_one_line(design: str) -> None:
 @pytest.mark.parametrize("file", DEVICES)
 @pytest.mark.parametrize("design", DESIGNS)
 def test_destroy_gives_everything_back(design: str, file: str) -> None:
-    if DEVICES[file][1] and design in ("chaos-noxs", "lightvm"):
-        pytest.skip("no disks over noxs")
     dom0 = made(design)
     before = own_nodes(dom0)
     domids = [created(dom0, file, f"g{i}") for i in range(3)]
@@ -260,7 +257,7 @@ def refusals(dom0: Dom0, line: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("design", DESIGNS)
 def test_whatever_fails_in_the_middle_nothing_is_left(design: str) -> None:
-    file = "vbd.cfg" if design in XENSTORE else "two.cfg"
+    file = "vbd.cfg"
     dom0 = made(design)
     created(dom0, file, "before")
     nodes, domains = own_nodes(dom0), sorted(dom0.domains)
@@ -338,6 +335,35 @@ def test_a_shell_is_no_guest_that_can_be_named() -> None:
     dom0.line("pool vif.cfg 1")
     assert dom0.line("destroy 2") == "error: no guest 2 (ESRCH)\n"
     assert dom0.line("shutdown 2") == "error: no guest 2 (ESRCH)\n"
+
+
+# --- a user's own ---
+
+
+OWN = r"""
+#include "design.h"
+static int reserve(struct guest *g) { return step_reserve(g, false, false); }
+static int greet(struct guest *g) { printf("a guest %s\n", g->config.name); return 0; }
+static int part(struct guest *g) { printf("good-bye %s\n", g->config.name); return 0; }
+static const struct phase phases[] = {
+    {"reserve", reserve, undo_reserve}, {"greet", greet, part}, {"load", step_load, NULL}, {"run", step_run, NULL}, {0},
+};
+DESIGN(own, "own", "a design of one file", .phases = phases);
+"""
+
+
+def test_a_design_is_one_file(tmp_path: Path) -> None:
+    file = tmp_path / "own.c"
+    file.write_text(OWN)
+    dom0 = Dom0(FILES, file)
+    assert "  own             a design of one file\n" in dom0.line("design")
+    assert dom0.line("design own") == ""
+    assert dom0.line("create plain.cfg g") == "a guest g\ncreated g domid 2\n"
+    assert dom0.line("shutdown g") == "error: own has no way to ask a guest (EOPNOTSUPP)\n"
+    assert dom0.line("destroy g") == "good-bye g\ndestroyed g domid 2\n"
+    dom0.refuse = Refusal("boot", 1, -12)
+    assert dom0.line("create plain.cfg g") == "a guest g\ngood-bye g\nerror: g: load (ENOMEM)\n"
+    assert sorted(dom0.domains) == [0, STORE_DOMID]
 
 
 # --- what is no code ---

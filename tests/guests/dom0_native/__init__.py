@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,30 +67,22 @@ def cpio(files: Mapping[str, bytes]) -> bytes:
 
 
 @functools.cache
-def library() -> Path:
-    """The toolstack's files as a shared library. Its state lives as long as it is loaded: `Dom0` loads a copy."""
-    work = Path(tempfile.mkdtemp())
+def library(design: Path | None = None) -> bytes:
+    """The toolstack's files as a shared library, with a user's own design among them. Its state lives as long as it is
+    loaded: every `Dom0` loads a copy."""
     _, header = build.generate(build.parse_hypercalls((build.GUESTS / "kernel/hypercalls.list").read_text()))
-    (work / "hypercalls.h").write_text(header)
-    (work / "tables.ld").write_text(TABLES)
-    files = [build.GUESTS / "dom0" / name for name in SOURCES] + [build.GUESTS / "kernel" / name for name in KERNEL]
-    folders = [f"-I{folder}" for folder in (build.GUESTS / "kernel", build.GUESTS / "dom0", work)]
-    harness = Path(__file__).with_name("harness.c")
-    build._run(
-        [
-            *build.compiler(),
-            *FLAGS,
-            *folders,
-            "-T",
-            str(work / "tables.ld"),
-            "-o",
-            "dom0.so",
-            str(harness),
-            *map(str, files),
-        ],
-        work,
-    )
-    return work / "dom0.so"
+    files = [Path(__file__).with_name("harness.c"), *(build.GUESTS / "dom0" / name for name in SOURCES)]
+    files += [build.GUESTS / "kernel" / name for name in KERNEL] + ([design] if design else [])
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        (work / "hypercalls.h").write_text(header)
+        (work / "tables.ld").write_text(TABLES)
+        folders = [f"-I{folder}" for folder in (build.GUESTS / "kernel", build.GUESTS / "dom0", work)]
+        script = ["-T", str(work / "tables.ld")]
+        command = [*build.compiler(), *FLAGS, *folders, *script, "-o", "dom0.so", *map(str, files)]
+        done = subprocess.run(command, cwd=work, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return (work / "dom0.so").read_bytes()
 
 
 class Refusal(NamedTuple):
@@ -103,7 +96,7 @@ class Refusal(NamedTuple):
 class Dom0:
     """One dom0, with no guests yet. `refuse`: the next failure to inject, on a hypercall or, as "store", a message."""
 
-    def __init__(self, files: Mapping[str, bytes]) -> None:
+    def __init__(self, files: Mapping[str, bytes], design: Path | None = None) -> None:
         self.store = Store()
         self.toolstack = self.store.connect_privileged()
         self.host = Client(self.store.connect_privileged())  # back ends, and what is there before
@@ -123,7 +116,7 @@ class Dom0:
         self._module = cpio(files)
         self._buffer = ctypes.create_string_buffer(self._module, len(self._module) + 1)
         with tempfile.NamedTemporaryFile(suffix=".so") as copy:  # a copy is another library, with a state of its own
-            copy.write(library().read_bytes())
+            copy.write(library(design))
             copy.flush()
             self._library = ctypes.CDLL(copy.name)
         self._library.harness_line.restype = ctypes.c_char_p
