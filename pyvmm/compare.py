@@ -9,6 +9,7 @@ while of virtual time later, is a window of its own.
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from pyvmm.report.symbols import Functions, functions_of
 PROMPT = "dom0# "
 DOM0_MEMORY = 128 * MIB
 A_GUESTS_DOM0 = 64 << 10  # bytes that dom0 needs for each guest: control pages, records, what it maps
+STORE_MEMORY = 32 * MIB
+A_GUESTS_STORE = 96 << 10  # bytes of the XenStore's domain for each guest: nodes, twice where a transaction copies them
 HOST_SLACK = 96 * MIB
 POOL = 8  # shells kept by the designs that have some
 BUDGET = 20_000_000_000  # instructions after which a command is taken to hang
@@ -47,13 +50,17 @@ class DesignFacts:
     name: str
     title: str
     shells: bool
+    xenstore: bool
 
 
 DESIGNS = {
     d.name: d
     for d in (
-        DesignFacts("chaos-noxs", "chaos [noxs]", False),
-        DesignFacts("lightvm", "LightVM", True),
+        DesignFacts("xl", "xl", False, True),
+        DesignFacts("chaos-xs", "chaos [XS]", False, True),
+        DesignFacts("chaos-xs-split", "chaos [XS+split]", True, True),
+        DesignFacts("chaos-noxs", "chaos [noxs]", False, False),
+        DesignFacts("lightvm", "LightVM", True, False),
     )
 }
 
@@ -130,18 +137,31 @@ class Control:
     """A host whose dom0 makes guests by one design. Close it when done."""
 
     def __init__(
-        self, design: str, guest: str, most: int, *, engine: str = "auto", seed: int = 0, dom0: Path | None = None
+        self,
+        design: str,
+        guest: str,
+        most: int,
+        *,
+        engine: str = "auto",
+        seed: int = 0,
+        dom0: Path | None = None,
+        store: str = "c",
     ) -> None:
         self.design, self.guest = design, guest
         self.facts = GUESTS[guest]
         self.shells = design not in DESIGNS or DESIGNS[design].shells
+        self.xenstore = design in DESIGNS and DESIGNS[design].xenstore
+        store_memory = (STORE_MEMORY + most * A_GUESTS_STORE) // MIB
         self._dom0_path = dom0 or images.path("dom0")
         self._images: dict[str, Functions] = {}
         memory = DOM0_MEMORY + most * A_GUESTS_DOM0
         memory += -memory % MIB
         files = {guest: images.path(guest).read_bytes()}
         files |= {_file(number): self.facts.config(number) for number in range(1, most + 1)}
-        need = memory + (most + 2 * POOL) * (self.facts.memory * MIB + 64 * 1024) + HOST_SLACK
+        if self.xenstore:
+            files["xenstored"] = images.path("xenstored").read_bytes()
+        need = memory + (store_memory * MIB if self.xenstore else 0)
+        need += (most + 2 * POOL) * (self.facts.memory * MIB + 64 * 1024) + HOST_SLACK
         self.host = Host(memory=need + -need % MIB, engine=engine, seed=seed, profile=True, digest=False)
         with tempfile.NamedTemporaryFile() as module:
             module.write(newc(files))
@@ -150,6 +170,8 @@ class Control:
         self._read = 0
         self._settle("it booted")
         self._output()
+        if self.xenstore:
+            self.command(f"store {store} {store_memory}")
         self.command(f"design {design}")
         if self.shells:
             self.command(f"pool {_file(1)} {POOL}")
@@ -201,6 +223,7 @@ class Control:
     def measure(self, n: int) -> tuple[Row, Profile]:
         """Make the n-th guest and say what it took."""
         hv, machine = self.host.hypervisor, self.host.machine
+        store = self.store()
         counts, digest, profile = _Counts(), Digest(), Profile(self._owner)
         stops = [hv.trace.listen(listener) for listener in (counts, digest)]
         charged, before = machine.charged, machine.instructions
@@ -213,6 +236,7 @@ class Control:
                 stop()
         total, charged = machine.instructions - before, machine.charged - charged
         assert profile.total == total, "the profile's sum is the machine's"
+        requests, transactions, retries = (a - b for a, b in zip(self.store(), store, strict=True))
         after = machine.instructions
         self.refill()
         classes = profile.classes()
@@ -224,15 +248,25 @@ class Control:
             classes={name: classes[name] for name in CLASSES if name != PREPARE},
             prepare=classes[PREPARE] + machine.instructions - after,
             charged=charged,
-            store_messages=0,
-            transactions=0,
-            retries=0,
+            store_messages=requests - 1 if self.xenstore else 0,  # one asked for these figures
+            transactions=transactions,
+            retries=retries,
             hypercalls=counts.hypercalls,
             events=counts.events,
             switches=counts.switches,
             digest=digest.hexdigest(),
         )
         return row, profile
+
+    def store(self) -> tuple[int, int, int]:
+        """What the XenStore's domain has served so far: requests, transactions begun, those that were in conflict."""
+        if not self.xenstore:
+            return 0, 0, 0
+        said = self.command("store")
+        found = re.search(r"(\d+) requests, (\d+) transactions, \d+ commits, (\d+) conflicts", said)
+        if found is None:
+            raise CommandError(f"{self.design}: the XenStore does not tell what it did: {said}")
+        return int(found[1]), int(found[2]), int(found[3])
 
     def _functions(self, name: str, path: Path) -> Functions:
         if name not in self._images:
@@ -244,6 +278,8 @@ class Control:
             if any(v.context is context for v in domain.vcpus):
                 if domain.domid == 0:
                     return Owner("dom0", "dom0", self._functions("dom0", self._dom0_path))
+                if domain.xenstore:
+                    return Owner("xenstored", "xenstored", self._functions("xenstored", images.path("xenstored")))
                 return Owner(f"d{domain.domid}", "guest", self._functions(self.guest, images.path(self.guest)))
         return Owner("idle", "dom0", self._functions("dom0", self._dom0_path))
 
@@ -257,10 +293,11 @@ def sweep(
     seed: int = 0,
     progress: Callable[[int], None] = lambda n: None,
     dom0: Path | None = None,
+    store: str = "c",
 ) -> list[tuple[Row, Profile]]:
     """Make guests up to the largest of `wanted`, all of them kept running, and measure those that are wanted. The host
     is not taken apart afterwards: its memory goes as a whole."""
-    control = Control(design, guest, max(wanted), engine=engine, seed=seed, dom0=dom0)
+    control = Control(design, guest, max(wanted), engine=engine, seed=seed, dom0=dom0, store=store)
     rows = []
     for n in range(1, max(wanted) + 1):
         if n in wanted:
@@ -281,18 +318,19 @@ def check(designs: Iterable[str], guest: str) -> None:
 
 
 def measure(
-    design: str, guest: str, wanted: Sequence[int], engine: str = "auto", seed: int = 0
+    design: str, guest: str, wanted: Sequence[int], engine: str = "auto", seed: int = 0, store: str = "c"
 ) -> list[tuple[dict[str, Any], str]]:
     """`sweep` as plain data, for another process: each row, and its call paths as folded stacks."""
     return [
-        (row.to_json(), profile.folded()) for row, profile in sweep(design, guest, wanted, engine=engine, seed=seed)
+        (row.to_json(), profile.folded())
+        for row, profile in sweep(design, guest, wanted, engine=engine, seed=seed, store=store)
     ]
 
 
 def provenance(guest: str) -> dict[str, Any]:
     """What results depend on beside the arguments: the images, and this program's version."""
     record = images.manifest()["images"]
-    used = {name: record[name]["sha256"] for name in ("dom0", guest)}
+    used = {name: record[name]["sha256"] for name in ("dom0", "xenstored", guest)}
     try:
         installed = version("pyvmm")
     except PackageNotFoundError:  # a checkout that nobody installed

@@ -95,12 +95,7 @@ void back_fail(struct back *b, const char *cause)
 void back_set_state(struct back *b, u32 state)
 {
     b->state = state;
-    b->page->be_state = state;
-    full_barrier(); /* the state is out before the wish is read: the other end arms, then reads */
-    if (b->page->fe_watch == noxs_watch_requested) {
-        b->page->fe_watch = noxs_watch_updated;
-        event_send(b->port);
-    }
+    b->way->publish(b, state);
 }
 
 void *back_map(struct back *b, u32 ref, u32 *handle)
@@ -157,16 +152,14 @@ static void follow(struct back *b)
 {
     for (bool moved = true; moved && !b->failed;) {
         moved = false;
-        b->page->be_watch = noxs_watch_requested;
-        full_barrier();
-        u32 other = b->page->fe_state;
+        u32 other = b->way->other(b);
         b->other = other <= XenbusStateReconfigured ? other : XenbusStateUnknown;
         for (u32 i = 0; i < COUNT(rules) && !moved; i++) {
             if (!(rules[i].own >> b->state & 1) || !(rules[i].other >> b->other & 1))
                 continue;
             moved = true;
             if (rules[i].action == CONNECT) {
-                b->connected = b->kind->connect(b);
+                b->connected = b->way->connect(b);
                 if (!b->connected) {
                     b->kind->disconnect(b);
                     break;
@@ -174,7 +167,7 @@ static void follow(struct back *b)
             } else if (rules[i].action == DISCONNECT)
                 disconnect(b);
             else if (rules[i].action == OFFER)
-                b->kind->offer(b);
+                b->way->offer(b);
             back_set_state(b, rules[i].next);
             if (b->closer && b->state == XenbusStateClosed)
                 thread_wake(b->closer);

@@ -10,18 +10,31 @@ struct back_kind {
     const char *name;
     void (*offer)(struct back *b);      /* write what the front end reads before it connects */
     bool (*connect)(struct back *b);    /* read what the front end wrote once; false: it is at fault, and back_fail was called */
+    void (*offer_xs)(struct back *b);   /* the same with nodes */
+    bool (*connect_xs)(struct back *b);
     void (*disconnect)(struct back *b); /* everything of the connection is given back; also after half a connect */
     void (*work)(struct back *b);       /* the other end has stirred while connected */
 };
 extern const struct back_kind back_vif, back_vbd, back_sysctl;
 
+struct back_way { /* how the two ends hear of each other's states */
+    u32 (*other)(struct back *b);             /* the front end's; a change from here on will be told */
+    void (*publish)(struct back *b, u32 state);
+    void (*offer)(struct back *b);
+    bool (*connect)(struct back *b);
+};
+extern const struct back_way way_noxs, way_xs;
+
 struct back {
     const struct back_kind *kind;
+    const struct back_way *way;
     u32 frontend, devid, state, other;
     bool connected, failed, queued;
     struct back *next_stirred, *next_same; /* in the queue of work; in the hash chain */
     struct noxs_header *page;              /* over noxs: ours, granted to the front end */
     u32 grant, port;
+    char path[64], front[64];              /* over XenStore: both directories */
+    bool online;
     union device_config config;
     void *own;                             /* the kind's */
     u64 in, out, dropped, errors;
@@ -47,5 +60,14 @@ bool bridge_join(struct bridge *g, struct back *b);
 void bridge_leave(struct bridge *g, struct back *b);
 void bridge_frame(struct bridge *g, struct back *from, const u8 *frame, u32 n, bool blank); /* to whom it may concern */
 
+/* back_xs.c: nodes of either end; "" or the number given where there is none */
+void back_put(struct back *b, const char *name, const char *format, ...) __attribute__((format(printf, 3, 4)));
+bool back_text(const char *directory, const char *name, char *to, u32 size);
+u64 back_number(const char *directory, const char *name, u64 otherwise);
+
 /* back_vif.c */
+struct vif_words { u32 tx_ref, rx_ref, tx_port, rx_port; bool copies, sg, needs_sums; };
+bool vif_connect(struct back *b, const struct vif_words *w);
+void vif_offer_xs(struct back *b);
+bool vif_connect_xs(struct back *b);
 void vif_deliver(struct back *b, const u8 *frame, u32 n, bool blank);

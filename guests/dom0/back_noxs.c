@@ -5,6 +5,27 @@
  */
 #include "back.h"
 
+static u32 other(struct back *b)
+{
+    b->page->be_watch = noxs_watch_requested; /* armed, then read */
+    full_barrier();
+    return b->page->fe_state;
+}
+
+static void publish(struct back *b, u32 state)
+{
+    b->page->be_state = state;
+    full_barrier(); /* the state is out before the wish is read: the other end arms, then reads */
+    if (b->page->fe_watch == noxs_watch_requested) {
+        b->page->fe_watch = noxs_watch_updated;
+        event_send(b->port);
+    }
+}
+
+static void offer(struct back *b) { b->kind->offer(b); }
+static bool connect(struct back *b) { return b->kind->connect(b); }
+const struct back_way way_noxs = {other, publish, offer, connect};
+
 static const struct back_kind *const kinds[] = {NULL, &back_sysctl, &back_vif, NULL};
 static struct left { void *page; u32 grant; struct left *next; } *leftovers; /* pages that a guest still has mapped */
 
@@ -36,6 +57,7 @@ int noxs_device_create(u32 type, u32 frontend, u32 devid, const union device_con
         event_close((u32)local);
         return -ENOMEM;
     }
+    b->way = &way_noxs;
     b->page = page_alloc();
     b->page->devid = devid;
     b->page->fe_state = type == noxs_dev_vif ? XenbusStateUnknown : XenbusStateInitialising;

@@ -17,7 +17,7 @@ static void nothing(struct back *b)
     (void)b;
 }
 
-const struct back_kind back_sysctl = {noxs_dev_sysctl, "sysctl", offer, connect, nothing, nothing};
+const struct back_kind back_sysctl = {noxs_dev_sysctl, "sysctl", offer, connect, NULL, NULL, nothing, nothing};
 
 int noxs_guest_close(u32 domid, u32 reason)
 {

@@ -48,34 +48,39 @@ static void disconnect(struct back *b)
 static bool connect(struct back *b)
 {
     const struct noxs_vif *page = (const struct noxs_vif *)b->page;
-    u32 tx_ref = page->tx_ring_ref, rx_ref = page->rx_ring_ref, tx_port = page->event_channel_tx, rx_port = page->event_channel_rx;
     u32 features = page->fe_feat;
-    bool copies = page->request_rx_copy;
+    struct vif_words w = {page->tx_ring_ref, page->rx_ring_ref, page->event_channel_tx, page->event_channel_rx,
+                          page->request_rx_copy, features & VIF_FE_sg, features & VIF_FE_no_csum_offload};
+    return vif_connect(b, &w);
+}
+
+bool vif_connect(struct back *b, const struct vif_words *w)
+{
     struct vif *v = b->own = memory_take(sizeof *v);
     if (!v) {
         back_fail(b, "none, but dom0 has no memory left");
         return false;
     }
-    v->sg = features & VIF_FE_sg;
-    v->needs_sums = features & VIF_FE_no_csum_offload;
-    if (!copies) {
+    v->sg = w->sg;
+    v->needs_sums = w->needs_sums;
+    if (!w->copies) {
         back_fail(b, "it does not let its buffers be copied to");
         return false;
     }
-    void *tx = back_map(b, tx_ref, &v->tx_handle);
+    void *tx = back_map(b, w->tx_ref, &v->tx_handle);
     if (tx)
         v->tx = BACK_RING(tx, struct netif_tx_request, struct netif_tx_response);
-    void *rx = tx ? back_map(b, rx_ref, &v->rx_handle) : NULL;
+    void *rx = tx ? back_map(b, w->rx_ref, &v->rx_handle) : NULL;
     if (rx)
         v->rx = BACK_RING(rx, struct netif_rx_request, struct netif_rx_response);
     if (!rx) {
         back_fail(b, "its rings are not granted");
         return false;
     }
-    s64 port = back_bind(b, tx_port);
+    s64 port = back_bind(b, w->tx_port);
     if (port > 0) {
         v->port_tx = v->port_rx = (u32)port;
-        port = tx_port == rx_port ? port : back_bind(b, rx_port);
+        port = w->tx_port == w->rx_port ? port : back_bind(b, w->rx_port);
     }
     if (port <= 0) {
         back_fail(b, "its event channel is not for us");
@@ -234,4 +239,4 @@ static void work(struct back *b)
     } while (!b->failed && !ring_idle_requests(&v->tx));
 }
 
-const struct back_kind back_vif = {noxs_dev_vif, "vif", offer, connect, disconnect, work};
+const struct back_kind back_vif = {noxs_dev_vif, "vif", offer, connect, vif_offer_xs, vif_connect_xs, disconnect, work};

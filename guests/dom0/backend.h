@@ -6,6 +6,7 @@
 
 void backends_init(void);  /* what needs no XenStore: noxs, the switch */
 void backends_xenstore(void); /* once there is a XenStore: watch our backend directory, serve consoles */
+extern u32 store_domid;       /* where the XenStore is; 0: nowhere */
 
 /* What chaos asks of the noxs kernel module by ioctl. 0 or a negative errno. */
 union device_config { struct vif_config vif; struct vbd_config vbd; };
@@ -13,6 +14,8 @@ int noxs_device_create(u32 type, u32 frontend, u32 devid, const union device_con
 int noxs_device_configure(u32 type, u32 frontend, u32 devid, const union device_config *c); /* before the guest has started */
 int noxs_device_destroy(u32 type, u32 frontend, u32 devid);
 int noxs_guest_close(u32 domid, u32 reason); /* by its sysctl device: SHUTDOWN_poweroff, _reboot or _suspend; waits for the guest's Closed */
+
+void consoles_init(void);
 
 /* The console daemon: what a guest said last, and what it is to read. */
 u64 console_history(u32 domid, char *to, u64 n);

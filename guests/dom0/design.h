@@ -65,7 +65,6 @@ int step_load(struct guest *g);           /* kernel, ramdisk, page tables, first
 int step_run(struct guest *g);            /* unless it is to stay paused */
 int undo_noxs_devices(struct guest *g);
 int undo_reserve(struct guest *g);
-extern u32 store_domid;                   /* where the XenStore is; 0: here or nowhere */
 
 /* pool.c */
 struct guest *pool_claim(const struct design *d, const struct config *c); /* NULL: no shell fits */

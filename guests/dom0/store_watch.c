@@ -21,6 +21,19 @@ static bool pending(void *arg)
     return xenstore_pending();
 }
 
+static struct { const char *prefix; store_listener heard; } listeners[4];
+static u32 nlisteners;
+
+static bool listened(const char *path, const char *token)
+{
+    for (u32 i = 0; i < nlisteners; i++)
+        if (!strncmp(token, listeners[i].prefix, strlen(listeners[i].prefix))) {
+            listeners[i].heard(path, token);
+            return true;
+        }
+    return false;
+}
+
 static void dispatch(void *arg)
 {
     char path[128], token[32];
@@ -28,6 +41,8 @@ static void dispatch(void *arg)
     for (;;) {
         thread_wait(pending, NULL);
         while (xenstore_next_watch(path, token, sizeof path, sizeof token)) {
+            if (listened(path, token))
+                continue;
             struct store_watch *w = *chain(token);
             while (w && strcmp(w->token, token))
                 w = w->next;
@@ -39,13 +54,27 @@ static void dispatch(void *arg)
     }
 }
 
+static void begin(void)
+{
+    if (!dispatcher)
+        dispatcher = thread_start("store events", dispatch, NULL);
+}
+
+void store_listen(const char *prefix, store_listener heard)
+{
+    if (nlisteners == COUNT(listeners))
+        panic("too many listen to the store");
+    listeners[nlisteners].prefix = prefix;
+    listeners[nlisteners++].heard = heard;
+    begin();
+}
+
 int store_watch(struct store_watch *w, const char *path)
 {
     *w = (struct store_watch){.sleeper = thread_self()};
     snprintf(w->path, sizeof w->path, "%s", path);
     snprintf(w->token, sizeof w->token, "toolstack-%u", ++numbered);
-    if (!dispatcher)
-        dispatcher = thread_start("store events", dispatch, NULL);
+    begin();
     struct store_watch **at = chain(w->token);
     w->next = *at;
     *at = w;

@@ -138,6 +138,7 @@ void thread_wait(bool (*ready)(void *), void *arg); /* blocks the domain when no
 
 /* xenstore.c */
 void xenstore_init(void);
+void xenstore_attach(void *page, u32 port); /* a ring that start_info does not know */
 enum { XENSTORE_MAX = 1024 };
 int xenstore_request(u32 type, u32 transaction, const void *body, u32 n, char *reply, u32 size); /* length, or -1 with the error's name in reply */
 int xenstore_read(u32 transaction, const char *path, char *value, u32 size);

@@ -29,6 +29,9 @@
 #ifndef GRANT_FRAMES
 #define GRANT_FRAMES 1U /* of 512 entries each, taken as they are needed */
 #endif
+#ifndef XENSTORE_EVENTS
+#define XENSTORE_EVENTS 32 /* watch events that wait to be taken */
+#endif
 #ifndef THREAD_STACK_PAGES
 #define THREAD_STACK_PAGES 1UL
 #endif

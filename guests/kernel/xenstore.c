@@ -1,10 +1,12 @@
-/* A XenStore client over the shared ring: one request at a time, watch events kept until somebody waits for one. */
+/* A XenStore client over the shared ring: one request at a time, whichever thread it comes from, watch events kept until somebody
+ * waits for one. */
 #include "kernel.h"
 
 static volatile struct xenstore_ring *ring;
 static u32 port, last_id;
-static struct { char path[128], token[32]; } events[32];
+static struct { char path[128], token[32]; } events[XENSTORE_EVENTS];
 static u32 event_first, event_count;
+static bool busy; /* a thread is at the ring: it may have to wait in the middle of a message */
 
 static void noticed(u32 p, void *arg)
 {
@@ -15,9 +17,23 @@ void xenstore_init(void)
 {
     if (is_dom0() || !start_info->store_mfn)
         return;
-    ring = map_area(start_info->store_mfn);
-    port = start_info->store_evtchn;
+    xenstore_attach(map_area(start_info->store_mfn), start_info->store_evtchn);
+}
+
+void xenstore_attach(void *page, u32 local_port)
+{
+    ring = page;
+    port = local_port;
     event_bind(port, noticed, NULL);
+}
+
+static bool is_free(void *arg) { (void)arg; return !busy; }
+
+static void claim(void)
+{
+    while (busy)
+        thread_wait(is_free, NULL);
+    busy = true;
 }
 
 static bool can_write(void *arg) { (void)arg; return ring->req_prod - ring->req_cons < sizeof ring->req; }
@@ -80,12 +96,14 @@ int xenstore_request(u32 type, u32 transaction, const void *body, u32 n, char *r
     struct xsd_sockmsg h = {type, ++last_id, transaction, n};
     if (!ring)
         panic("no XenStore here");
+    claim();
     send(&h, sizeof h);
     send(body, n);
     event_send(port);
     int got;
     while ((got = message(&h, reply, size)) < 0)
         ;
+    busy = false;
     return h.type == XS_ERROR ? -1 : got;
 }
 
@@ -138,8 +156,11 @@ void xenstore_wait_watch(char *path, char *token, u32 size)
 {
     struct xsd_sockmsg h;
     char body[XENSTORE_MAX];
-    while (!event_count)
+    while (!event_count) {
+        claim();
         message(&h, body, sizeof body);
+        busy = false;
+    }
     xenstore_next_watch(path, token, size, size);
 }
 
@@ -150,15 +171,18 @@ bool xenstore_usable(void)
 
 bool xenstore_pending(void)
 {
-    return ring && (event_count || can_read(NULL));
+    return ring && (event_count || (!busy && can_read(NULL)));
 }
 
 bool xenstore_next_watch(char *path, char *token, u32 path_size, u32 token_size)
 {
     struct xsd_sockmsg h;
     char body[XENSTORE_MAX];
-    if (!event_count && can_read(NULL))
+    if (!event_count && !busy && can_read(NULL)) {
+        busy = true;
         message(&h, body, sizeof body);
+        busy = false;
+    }
     if (!event_count)
         return false;
     snprintf(path, path_size, "%s", events[event_first].path);

@@ -40,6 +40,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> t
 )
 @click.option("--resume", "resume_dir", metavar="DIR", help="Keep finished designs in DIR, and go on from there.")
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Designs measured at a time.")
+@click.option("--store", default="c", show_default=True, type=click.Choice(["c", "o"]), help="The XenStore's design.")
 @click.option("--seed", default=0, show_default=True, help="Goes into all that is chosen freely.")
 @click.option("--engine", default="auto", hidden=True)
 def command(
@@ -50,6 +51,7 @@ def command(
     profile_dir: str | None,
     resume_dir: str | None,
     jobs: int,
+    store: str,
     seed: int,
     engine: str,
 ) -> None:
@@ -62,7 +64,7 @@ def command(
 
     chosen = tuple(designs.split(",")) if designs else tuple(compare.DESIGNS)
     compare.check(chosen, guest)
-    key = {"guest": guest, "numbers": list(numbers), "seed": seed, **compare.provenance(guest)}
+    key = {"guest": guest, "numbers": list(numbers), "seed": seed, "store": store, **compare.provenance(guest)}
     kept = _Kept(resume_dir, key)
     rows: dict[str, list[dict[str, Any]]] = {}
     with ExitStack() as stack:
@@ -76,7 +78,7 @@ def command(
             if found is not None:
                 rows[design] = found
             else:
-                running[design] = pool.submit(compare.measure, design, guest, numbers, engine, seed)
+                running[design] = pool.submit(compare.measure, design, guest, numbers, engine, seed, store)
         for design, future in running.items():
             result = future.result()
             rows[design] = [row for row, _ in result]

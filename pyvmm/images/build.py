@@ -64,6 +64,7 @@ ALL = (
     Guest("hello", "prints a greeting and facts about its domain"),
     Guest("noop", "as little as can boot: says ready and blocks", kernel=False),
     Guest("splitcheck", "front end in one guest, back end in another"),
+    Guest("xenstored", "the XenStore as a domain of its own, in two designs"),
 )
 
 

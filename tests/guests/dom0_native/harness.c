@@ -112,7 +112,7 @@ void store_unwatch(struct store_watch *w)
     simple(XS_UNWATCH, w->path, w->token, reply, sizeof reply);
 }
 
-u32 store_domid_of_test;
+u32 store_domid;
 int xc_domain_create(u32 *domid, const struct xc_create *c)
 {
     s64 rc = call("domain_create", c->max_vcpus, 0, 0);

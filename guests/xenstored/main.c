@@ -1,0 +1,312 @@
+/* xenstored: the XenStore as a domain of its own. It serves a ring to each domain that is introduced, and one to dom0, which made
+ * it: `mode=c` or `mode=o` (the store's design), `dom0-ref=N dom0-port=N` (dom0's ring page and port, granted to us).
+ *
+ * Mode c is C xenstored's design of Xen 4.8: a transaction copies the whole store and fails if anything changed meanwhile; a change
+ * asks every watch. Mode o is oxenstored's: a transaction shares the tree, and is replayed on the new one when that has changed;
+ * a change asks the watches of its path and above.
+ */
+#include "store.h"
+
+enum { HASH = 4096, XENSTORE_REF = 1, ERROR_RINGIDX = 2, ERROR_PROTO = 3, A_TURN = 8 };
+struct link {
+    struct link *next_same, *next_stirred;
+    struct conn *conn;
+    volatile struct xenstore_ring *ring;
+    u32 handle, port, domid;
+    bool queued, broken, died;
+    u32 got;                                      /* bytes of the message that comes in */
+    struct xsd_sockmsg header;
+    u8 body[PAYLOAD_MAX + 1];
+};
+static struct link *links[HASH];
+static struct link *volatile stirred_first, *stirred_last;
+static struct thread *server;
+static volatile bool look_at_domains;
+
+static void queue(struct link *l)
+{
+    if (l->queued)
+        return;
+    l->queued = true;
+    l->next_stirred = NULL;
+    if (stirred_first)
+        stirred_last->next_stirred = l;
+    else
+        stirred_first = l;
+    stirred_last = l;
+    if (server)
+        thread_wake(server);
+}
+
+static void rang(u32 port, void *arg)
+{
+    (void)port;
+    queue(arg);
+}
+
+static void stir(struct link *l)
+{
+    events_mask();
+    queue(l);
+    events_unmask();
+}
+
+void link_written(struct conn *c)
+{
+    stir(c->link);
+}
+
+static struct link *link_of(u32 domid)
+{
+    struct link *l = links[domid % HASH];
+    while (l && l->domid != domid)
+        l = l->next_same;
+    return l;
+}
+
+bool link_known(u32 domid)
+{
+    return link_of(domid) != NULL;
+}
+
+/* Map a domain's ring and bind its port. */
+static int link_open(u32 domid, u32 ref, u32 port)
+{
+    struct gnttab_map map = {(u64)area_reserve(), GNTMAP_host_map, ref, (u16)domid, 0, 0, 0};
+    struct evtchn_bind_interdomain bind = {(u16)domid, port, 0};
+    struct link *l = memory_take(sizeof *l);
+    if (!l || hypercall_grant_table_op(GNTTABOP_map_grant_ref, &map, 1) || map.status) {
+        area_release((void *)map.host_addr);
+        memory_release(l);
+        return EINVAL;
+    }
+    l->ring = (volatile struct xenstore_ring *)map.host_addr;
+    l->handle = map.handle;
+    l->domid = domid;
+    if (hypercall_event_channel_op(EVTCHNOP_bind_interdomain, &bind) || !(l->conn = store_connect(domid))) {
+        struct gnttab_unmap unmap = {map.host_addr, 0, map.handle, 0};
+        hypercall_grant_table_op(GNTTABOP_unmap_grant_ref, &unmap, 1);
+        area_release((void *)map.host_addr);
+        memory_release(l);
+        return EINVAL;
+    }
+    l->conn->link = l;
+    l->port = bind.local_port;
+    l->next_same = links[domid % HASH];
+    links[domid % HASH] = l;
+    event_bind(l->port, rang, l);
+    stir(l);
+    return 0;
+}
+
+static void link_close(struct link *l)
+{
+    struct gnttab_unmap unmap = {(u64)l->ring, 0, l->handle, 0};
+    struct link **at = &links[l->domid % HASH];
+    while (*at != l)
+        at = &(*at)->next_same;
+    *at = l->next_same;
+    event_close(l->port);
+    events_mask();
+    for (struct link *s = stirred_first, *before = NULL; s; before = s, s = s->next_stirred)
+        if (s == l) {
+            if (before)
+                before->next_stirred = s->next_stirred;
+            else
+                stirred_first = s->next_stirred;
+            if (stirred_last == s)
+                stirred_last = before;
+            break;
+        }
+    events_unmask();
+    hypercall_grant_table_op(GNTTABOP_unmap_grant_ref, &unmap, 1);
+    area_release((void *)l->ring);
+    store_disconnect(l->conn);
+    memory_release(l);
+}
+
+int link_introduce(u32 domid, u64 mfn, u32 port)
+{
+    (void)mfn; /* a domain without rights over others reaches the page by the grant that the toolstack left */
+    return link_known(domid) ? 0 : link_open(domid, XENSTORE_REF, port);
+}
+
+int link_release(u32 domid)
+{
+    struct link *l = link_of(domid);
+    if (!l)
+        return ENOENT;
+    link_close(l);
+    return 0;
+}
+
+/* Copy out of the ring's request half as much as there is; false when its indices cannot be. */
+static bool take(struct link *l, u8 *to, u32 wanted, u32 *got)
+{
+    volatile struct xenstore_ring *r = l->ring;
+    u32 prod = r->req_prod, cons = r->req_cons, n = prod - cons;
+    if (n > sizeof r->req)
+        return false;
+    if (n > wanted)
+        n = wanted;
+    barrier();
+    for (u32 done = 0, here; done < n; done += here) {
+        u32 at = (cons + done) % sizeof r->req;
+        here = sizeof r->req - at < n - done ? (u32)sizeof r->req - at : n - done;
+        memcpy(to + done, (const u8 *)r->req + at, here);
+    }
+    barrier();
+    r->req_cons = cons + n;
+    *got = n;
+    return true;
+}
+
+static void broken(struct link *l, u32 error)
+{
+    (void)error;
+    l->broken = true;
+    printf("xenstored: domain %u broke its ring\n", l->domid);
+}
+
+/* One message if it is all here. Whether more may be. */
+static bool receive(struct link *l, bool *moved)
+{
+    u32 got;
+    while (l->got < sizeof l->header) {
+        if (!take(l, (u8 *)&l->header + l->got, (u32)sizeof l->header - l->got, &got)) {
+            broken(l, ERROR_RINGIDX);
+            return false;
+        }
+        if (!got)
+            return false;
+        *moved = true;
+        l->got += got;
+    }
+    if (l->header.len > PAYLOAD_MAX) {
+        broken(l, ERROR_PROTO);
+        return false;
+    }
+    while (l->got < sizeof l->header + l->header.len) {
+        u32 at = l->got - (u32)sizeof l->header;
+        if (!take(l, l->body + at, l->header.len - at, &got)) {
+            broken(l, ERROR_RINGIDX);
+            return false;
+        }
+        if (!got)
+            return false;
+        *moved = true;
+        l->got += got;
+    }
+    l->got = 0;
+    struct xsd_sockmsg h = l->header;
+    store_request(l->conn, &h, l->body);
+    return true;
+}
+
+/* What waits for the domain, as far as the ring has room. */
+static void transmit(struct link *l, bool *moved)
+{
+    volatile struct xenstore_ring *r = l->ring;
+    struct out *o;
+    while ((o = l->conn->first)) {
+        u32 prod = r->rsp_prod, used = prod - r->rsp_cons;
+        if (used > sizeof r->rsp) {
+            broken(l, ERROR_RINGIDX);
+            return;
+        }
+        u32 n = (u32)sizeof r->rsp - used, left = o->size - o->sent;
+        n = n < left ? n : left;
+        if (!n)
+            return;
+        barrier();
+        for (u32 done = 0, here; done < n; done += here) {
+            u32 at = (prod + done) % sizeof r->rsp;
+            here = sizeof r->rsp - at < n - done ? (u32)sizeof r->rsp - at : n - done;
+            memcpy((u8 *)r->rsp + at, o->data + o->sent + done, here);
+        }
+        barrier();
+        r->rsp_prod = prod + n;
+        *moved = true;
+        o->sent += n;
+        if (o->sent == o->size) {
+            l->conn->first = o->next;
+            memory_release(o);
+        }
+    }
+}
+
+/* A few messages at a time, so that nobody waits for one who never stops. A client that has a whole reply to take is not asked for more. */
+static void attend(struct link *l)
+{
+    bool moved = false, more = true;
+    transmit(l, &moved);
+    for (u32 i = 0; i < A_TURN && more && !l->broken && !l->conn->first; i++) {
+        more = receive(l, &moved);
+        transmit(l, &moved);
+    }
+    if (moved)
+        event_send(l->port);
+    if (more && !l->broken && !l->conn->first)
+        stir(l);
+}
+
+struct domctl_info { u32 cmd, version; u16 domain, pad[3]; struct { u16 domain, pad1; u32 flags; u8 rest[120]; } info; };
+
+/* Somebody shut down or is gone: the toolstack is to look. What has died has no connection any more. */
+static void check_domains(void)
+{
+    bool any = false;
+    for (u32 i = 0; i < HASH; i++)
+        for (struct link *l = links[i], *next; l; l = next) {
+            next = l->next_same;
+            if (!l->domid)
+                continue;
+            struct domctl_info c = {5, 0x15, (u16)l->domid, {0}, {0}}; /* XEN_DOMCTL_getdomaininfo */
+            bool gone = hypercall_domctl(&c) || c.info.domain != l->domid || c.info.flags & 1;
+            bool down = gone || c.info.flags & 4;
+            if (gone || (down && !l->died))
+                any = true;
+            l->died = down;
+            if (gone)
+                link_close(l);
+        }
+    if (any)
+        store_fire("@releaseDomain", false);
+}
+
+static void domain_event(u32 port, void *arg)
+{
+    (void)port, (void)arg;
+    look_at_domains = true;
+    thread_wake(server);
+}
+
+void main(void)
+{
+    char mode[8] = "c";
+    option("mode", mode, sizeof mode);
+    whole_copies = mode[0] == 'c';
+    server = thread_self();
+    store_init();
+    s64 port = event_bind_virq(VIRQ_DOM_EXC, 0);
+    if (port >= 0)
+        event_bind((u32)port, domain_event, NULL);
+    if (link_open(0, (u32)option_number("dom0-ref", 0), (u32)option_number("dom0-port", 0)))
+        panic("dom0's ring cannot be had");
+    for (;;) {
+        events_mask();
+        struct link *l = stirred_first;
+        if (l) {
+            stirred_first = l->next_stirred;
+            l->queued = false;
+        }
+        events_unmask();
+        if (l && !l->broken)
+            attend(l);
+        else if (look_at_domains) {
+            look_at_domains = false;
+            check_domains();
+        } else if (!l)
+            thread_sleep();
+    }
+}
