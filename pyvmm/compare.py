@@ -36,6 +36,7 @@ STORE_MEMORY = 32 * MIB
 A_GUESTS_STORE = 96 << 10  # bytes of the XenStore's domain for each guest: nodes, twice where a transaction copies them
 HOST_SLACK = 96 * MIB
 POOL = 8  # shells kept by the designs that have some
+A_WHILE = 100_000_000  # virtual nanoseconds after which a pool has begun to fill up (guests/dom0/pool.c: half of it)
 BUDGET = 20_000_000_000  # instructions after which a command is taken to hang
 
 
@@ -215,9 +216,13 @@ class Control:
         self.refill()
 
     def refill(self) -> None:
-        """Let timers come that are due within a while: the pool's."""
-        if self.shells:
-            self.host.machine.skip_to(self.host.hypervisor.timers.next() or self.host.machine.now)
+        """Let the pool fill up again, which it does a while after it was used."""
+        if not self.shells:
+            return
+        machine, timers = self.host.machine, self.host.hypervisor.timers
+        until = machine.now + A_WHILE
+        while (due := timers.next()) is not None and due <= until:
+            machine.skip_to(due)
             self._settle("the pool was to be filled")
 
     def measure(self, n: int) -> tuple[Row, Profile]:

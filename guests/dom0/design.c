@@ -133,9 +133,12 @@ int guest_create(const struct config *c)
         return failure(0, "%s: it is to meet its devices over %s, and %s does not", c->path, c->method, d->name);
     struct guest *g = d->shells ? pool_claim(d, c) : NULL;
     bool shell = g != NULL;
-    if (!g && !(g = guest_new(d, c)))
+    if (!g && !(g = guest_new(d, c))) {
+        pool_served();
         return failure(-ENOMEM, "%s: dom0 has no memory left", c->name);
+    }
     int rc = guest_run(g, ALL_PHASES);
+    pool_served();
     if (rc) {
         failure(rc, "%s: %s", c->name, g->dom.error[0] ? g->dom.error : "it cannot be made");
         guest_free(g);

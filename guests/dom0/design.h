@@ -68,4 +68,5 @@ int undo_reserve(struct guest *g);
 
 /* pool.c */
 struct guest *pool_claim(const struct design *d, const struct config *c); /* NULL: no shell fits */
+void pool_served(void); /* whoever asked for a shell has his guest, or an error */
 bool pool_has_flavours(const struct design *d);

@@ -7,12 +7,12 @@
  * the pages back would cost more than a new domain does.
  *
  * Whatever becomes of a claimed shell, it never comes back: one whose creation fails is destroyed. A while after the last request
- * the pool is filled up again, one shell after the other, giving way to a request in between.
+ * was served the pool is filled up again, one shell after the other, giving way to a request in between.
  */
 #include "alarm.h"
 #include "design.h"
 
-enum { FLAVOURS = 8, POOL_MOST = 10000, A_WHILE = 10000000 }; /* nanoseconds */
+enum { FLAVOURS = 8, POOL_MOST = 10000, A_WHILE = 50000000 }; /* nanoseconds */
 struct flavour {
     const struct design *design;
     struct config shape;
@@ -22,7 +22,8 @@ struct flavour {
 static struct flavour flavours[FLAVOURS];
 static u32 nflavours, named;
 static struct thread *filler;
-static u64 fill_at;
+static u64 fill_at;  /* 0: there is no need to, or a request is being served */
+static bool serving;
 
 static bool same_devices(const struct config *a, const struct config *b)
 {
@@ -92,9 +93,11 @@ static void pool_refill(void *arg)
             while (!a.rung)
                 thread_sleep();
         }
+        if (!fill_at)
+            continue;
         fill_at = 0;
         for (u32 i = 0; i < nflavours; i++)
-            while (flavours[i].there < flavours[i].wanted && !fill_at && !pool_fill_one(&flavours[i]))
+            while (flavours[i].there < flavours[i].wanted && !fill_at && !serving && !pool_fill_one(&flavours[i]))
                 thread_yield();
     }
 }
@@ -115,10 +118,9 @@ struct guest *pool_claim(const struct design *d, const struct config *c)
         if (f->design == d && fits(&f->shape, c) && f->shells && (!best || f->shape.memory_kib < best->shape.memory_kib))
             best = f;
     }
-    if (pool_has_flavours(d)) { /* used or missed: the pool is looked at again */
-        fill_at = now() + A_WHILE;
-        thread_wake(filler);
-    }
+    serving = pool_has_flavours(d);
+    if (serving)
+        fill_at = 0;
     if (!best)
         return NULL;
     struct guest *g = take(best);
@@ -130,6 +132,16 @@ struct guest *pool_claim(const struct design *d, const struct config *c)
             g->config.vifs[i].has_mac = true;
         }
     return g;
+}
+
+/* Used or missed: the pool is looked at again. */
+void pool_served(void)
+{
+    if (!serving)
+        return;
+    serving = false;
+    fill_at = now() + A_WHILE;
+    thread_wake(filler);
 }
 
 static int report(void)

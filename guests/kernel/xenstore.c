@@ -41,29 +41,39 @@ static bool can_read(void *arg) { (void)arg; return ring->rsp_prod != ring->rsp_
 
 static void send(const void *from, u32 n)
 {
-    for (const char *p = from; n--; p++) {
+    for (u32 at, here; n; from = (const char *)from + here, n -= here) {
         if (!can_write(NULL)) {
             event_send(port);
             thread_wait(can_write, NULL);
         }
-        ring->req[ring->req_prod % sizeof ring->req] = *p;
+        at = ring->req_prod % sizeof ring->req;
+        here = (u32)sizeof ring->req - (ring->req_prod - ring->req_cons);
+        here = here < n ? here : n;
+        here = here < sizeof ring->req - at ? here : (u32)sizeof ring->req - at;
+        memcpy((char *)ring->req + at, from, here);
         barrier();
-        ring->req_prod++;
+        ring->req_prod += here;
     }
 }
 
+/* The next n bytes; those beyond `room` are dropped. */
 static void receive(char *to, u32 n, u32 room)
 {
-    for (u32 i = 0; i < n; i++) {
+    for (u32 at, here, kept; n; n -= here) {
         if (!can_read(NULL)) {
             event_send(port);
             thread_wait(can_read, NULL);
         }
-        char c = ring->rsp[ring->rsp_cons % sizeof ring->rsp];
+        at = ring->rsp_cons % sizeof ring->rsp;
+        here = ring->rsp_prod - ring->rsp_cons;
+        here = here < n ? here : n;
+        here = here < sizeof ring->rsp - at ? here : (u32)sizeof ring->rsp - at;
+        kept = here < room ? here : room;
+        memcpy(to, (const char *)ring->rsp + at, kept);
+        to += kept;
+        room -= kept;
         barrier();
-        ring->rsp_cons++;
-        if (i < room)
-            to[i] = c;
+        ring->rsp_cons += here;
     }
 }
 
