@@ -9,8 +9,8 @@ while of virtual time later, is a window of its own.
 from __future__ import annotations
 
 import json
-import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -27,7 +27,9 @@ from pyvmm.hypervisor.trace import Event
 from pyvmm.machine import Context
 from pyvmm.report.classes import CLASSES, PREPARE
 from pyvmm.report.profile import Owner, Profile
+from pyvmm.report.store_tap import SENDERS, StoreRequest, StoreTap, sender_of
 from pyvmm.report.symbols import Functions, functions_of
+from pyvmm.xenstore.wire import Op
 
 PROMPT = "dom0# "
 DOM0_MEMORY = 128 * MIB
@@ -95,7 +97,9 @@ class CommandError(PyvmmError):
 @dataclass(frozen=True)
 class Row:
     """What the n-th creation took. `classes`: executed instructions by class (`pyvmm.report.classes`), whose sum is
-    `total`; `prepare` those of shells made afterwards; `charged` the hypervisor's own."""
+    `total`; `prepare` those of shells made afterwards; `charged` the hypervisor's own. `messages`: requests to the
+    XenStore by sender (`pyvmm.report.store_tap`), whose sum is `store_messages`; `retries` are transactions that ended
+    in a conflict."""
 
     design: str
     guest: str
@@ -105,6 +109,7 @@ class Row:
     prepare: int
     charged: int
     store_messages: int
+    messages: dict[str, int]
     transactions: int
     retries: int
     hypercalls: int
@@ -169,6 +174,7 @@ class Control:
             module.flush()
             self.dom0: Domain = self.host.create_dom0(self._dom0_path, name="dom0", memory=memory, ramdisk=module.name)
         self._read = 0
+        self.requests: list[StoreRequest] = []
         self._settle("it booted")
         self._output()
         if self.xenstore:
@@ -228,9 +234,9 @@ class Control:
     def measure(self, n: int) -> tuple[Row, Profile]:
         """Make the n-th guest and say what it took."""
         hv, machine = self.host.hypervisor, self.host.machine
-        store = self.store()
         counts, digest, profile = _Counts(), Digest(), Profile(self._owner)
         stops = [hv.trace.listen(listener) for listener in (counts, digest)]
+        tap = self._tap()
         charged, before = machine.charged, machine.instructions
         machine.log_start()
         try:
@@ -239,9 +245,12 @@ class Control:
             profile.add(machine.log_stop())
             for stop in stops:
                 stop()
+            if tap is not None:
+                tap.stop()
         total, charged = machine.instructions - before, machine.charged - charged
         assert profile.total == total, "the profile's sum is the machine's"
-        requests, transactions, retries = (a - b for a, b in zip(self.store(), store, strict=True))
+        self.requests = [] if tap is None else tap.requests
+        senders = Counter(sender_of(request, self.dom0_functions) for request in self.requests)
         after = machine.instructions
         self.refill()
         classes = profile.classes()
@@ -253,9 +262,10 @@ class Control:
             classes={name: classes[name] for name in CLASSES if name != PREPARE},
             prepare=classes[PREPARE] + machine.instructions - after,
             charged=charged,
-            store_messages=requests - 1 if self.xenstore else 0,  # one asked for these figures
-            transactions=transactions,
-            retries=retries,
+            store_messages=len(self.requests),
+            messages={name: senders[name] for name in SENDERS},
+            transactions=sum(request.op == Op.TRANSACTION_START for request in self.requests),
+            retries=sum(request.op == Op.TRANSACTION_END and request.error == "EAGAIN" for request in self.requests),
             hypercalls=counts.hypercalls,
             events=counts.events,
             switches=counts.switches,
@@ -263,15 +273,16 @@ class Control:
         )
         return row, profile
 
-    def store(self) -> tuple[int, int, int]:
-        """What the XenStore's domain has served so far: requests, transactions begun, those that were in conflict."""
-        if not self.xenstore:
-            return 0, 0, 0
-        said = self.command("store")
-        found = re.search(r"(\d+) requests, (\d+) transactions, \d+ commits, (\d+) conflicts", said)
-        if found is None:
-            raise CommandError(f"{self.design}: the XenStore does not tell what it did: {said}")
-        return int(found[1]), int(found[2]), int(found[3])
+    @property
+    def dom0_functions(self) -> Functions:
+        """The functions of dom0's kernel."""
+        return self._functions("dom0", self._dom0_path)
+
+    def _tap(self) -> StoreTap | None:
+        """Listens on the XenStore's rings, when there is one."""
+        hv = self.host.hypervisor
+        store = next((domain for domain in hv.domains.values() if domain.xenstore), None)
+        return None if store is None else StoreTap(hv, store)
 
     def _functions(self, name: str, path: Path) -> Functions:
         if name not in self._images:
@@ -282,11 +293,11 @@ class Control:
         for domain in self.host.hypervisor.domains.values():
             if any(v.context is context for v in domain.vcpus):
                 if domain.domid == 0:
-                    return Owner("dom0", "dom0", self._functions("dom0", self._dom0_path))
+                    return Owner("dom0", "dom0", self.dom0_functions)
                 if domain.xenstore:
                     return Owner("xenstored", "xenstored", self._functions("xenstored", images.path("xenstored")))
                 return Owner(f"d{domain.domid}", "guest", self._functions(self.guest, images.path(self.guest)))
-        return Owner("idle", "dom0", self._functions("dom0", self._dom0_path))
+        return Owner("idle", "dom0", self.dom0_functions)
 
 
 def sweep(

@@ -34,6 +34,7 @@ CFLAGS = (
     "-target", "x86_64-freestanding-none", "-std=c11", "-O2", "-g0", "-Wall", "-Wextra", "-Werror",
     "-ffreestanding", "-fno-builtin", "-fno-pic", "-mcmodel=small", "-mno-red-zone",
     "-fno-stack-protector", "-fno-sanitize=undefined", "-fno-strict-aliasing", "-fno-omit-frame-pointer",
+    "-fno-optimize-sibling-calls",  # so that every caller is on the stack
     "-fno-asynchronous-unwind-tables", "-fno-ident", "-ffunction-sections", "-fdata-sections",
     "-march=x86_64-x87-mmx-sse-sse2+soft_float",
 )  # fmt: skip

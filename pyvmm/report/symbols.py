@@ -7,6 +7,7 @@ writes beside the image (`NAME.functions`: a file and its functions, a line each
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,11 @@ class Functions:
     def find(self, addresses: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
         """The index of the function that each address lies in."""
         return np.searchsorted(self.starts, addresses, side="right") - 1
+
+    def of(self, addresses: Iterable[int]) -> list[tuple[str, str]]:
+        """The function and file that each address lies in."""
+        found = self.find(np.array(list(addresses), np.uint64)).tolist()
+        return [(self.names[i], self.files[i]) for i in found]
 
 
 def _file_lists(path: Path) -> dict[str, str]:
