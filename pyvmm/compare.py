@@ -27,6 +27,7 @@ from pyvmm.hypervisor.trace import Event
 from pyvmm.machine import Context
 from pyvmm.report.classes import CLASSES, PREPARE
 from pyvmm.report.profile import Owner, Profile
+from pyvmm.report.stacks import Packed, pack
 from pyvmm.report.store_tap import SENDERS, StoreRequest, StoreTap, sender_of
 from pyvmm.report.symbols import Functions, functions_of
 from pyvmm.xenstore.wire import Op
@@ -334,12 +335,18 @@ def check(designs: Iterable[str], guest: str) -> None:
 
 
 def measure(
-    design: str, guest: str, wanted: Sequence[int], engine: str = "auto", seed: int = 0, store: str = "c"
-) -> list[tuple[dict[str, Any], str]]:
-    """`sweep` as plain data, for another process: each row, and its call paths as folded stacks."""
+    design: str,
+    guest: str,
+    wanted: Sequence[int],
+    engine: str = "auto",
+    seed: int = 0,
+    store: str = "c",
+    progress: Callable[[int], None] = lambda n: None,
+) -> list[tuple[dict[str, Any], Packed]]:
+    """`sweep` as plain data, for another process: each row, and its call paths."""
     return [
-        (row.to_json(), profile.folded())
-        for row, profile in sweep(design, guest, wanted, engine=engine, seed=seed, store=store)
+        (row.to_json(), pack(profile.paths()))
+        for row, profile in sweep(design, guest, wanted, engine=engine, seed=seed, store=store, progress=progress)
     ]
 
 

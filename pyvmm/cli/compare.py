@@ -6,13 +6,12 @@ import json
 import sys
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import click
 
 from pyvmm.cli.output import open_output
-from pyvmm.errors import UsageError
+from pyvmm.cli.sweeps import Kept, Sweep, directory, run
 
 COLUMNS = ("config", "hypervisor", "xenstore", "devices", "load", "toolstack", "boot")
 CROSSINGS = ("hypercalls", "events", "switches", "store_messages")
@@ -61,72 +60,27 @@ def command(
     The counts are instructions and are the same on every machine.
     """
     from pyvmm import compare
+    from pyvmm.report.stacks import folded, unpack
 
     chosen = tuple(designs.split(",")) if designs else tuple(compare.DESIGNS)
     compare.check(chosen, guest)
-    key = {"guest": guest, "numbers": list(numbers), "seed": seed, "store": store, **compare.provenance(guest)}
-    kept = _Kept(resume_dir, key)
-    rows: dict[str, list[dict[str, Any]]] = {}
+    wanted = [Sweep(design, guest, numbers, store, seed, engine) for design in chosen]
     with ExitStack() as stack:
         out = open_output(stack, json_file, "json", sys.stdout)
-        if profile_dir is not None:
-            _directory(profile_dir, "profile")
+        profiles = None if profile_dir is None else directory(profile_dir, "profile")
         pool: Executor = stack.enter_context(ProcessPoolExecutor(min(jobs, len(chosen))))
-        running = {}
-        for design in chosen:
-            found = None if profile_dir else kept.load(design)
-            if found is not None:
-                rows[design] = found
-            else:
-                running[design] = pool.submit(compare.measure, design, guest, numbers, engine, seed, store)
-        for design, future in running.items():
-            result = future.result()
-            rows[design] = [row for row, _ in result]
-            kept.save(design, rows[design])
-            print(f"pyvmm: {design}: {numbers[-1]} guests made", file=sys.stderr, flush=True)
-            for row, folded in result if profile_dir else ():
-                (Path(str(profile_dir)) / f"{design}-{guest}-{row['n']}.folded").write_text(folded, encoding="utf-8")
-        everything = [row for design in chosen for row in rows[design]]
+        found = run(pool, wanted, Kept(resume_dir))
+        rows = [one.row for measured in found.values() for one in measured]
+        if profiles is not None:
+            for sweep, measured in found.items():
+                for one in measured:
+                    text = folded(unpack(one.paths))
+                    (profiles / f"{sweep.name}-{one.row['n']}.folded").write_text(text, encoding="utf-8")
         if out is not None:
-            json.dump(everything, out, indent=1)
+            json.dump(rows, out, indent=1)
             out.write("\n")
         if out is not sys.stdout:
-            _show(everything, guest)
-
-
-def _directory(name: str, what: str) -> Path:
-    path = Path(name)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot make the {what} directory {name}: {error.strerror}") from None
-    return path
-
-
-class _Kept:
-    """Finished designs of a sweep, in a directory, with what they depend on: others are measured anew."""
-
-    def __init__(self, directory: str | None, key: dict[str, Any]) -> None:
-        self._path = _directory(directory, "resume") if directory is not None else None
-        self._key = key
-
-    def load(self, design: str) -> list[dict[str, Any]] | None:
-        """Its rows, if they were measured under the same conditions."""
-        file = self._path / f"{design}.json" if self._path is not None else None
-        if file is None or not file.exists():
-            return None
-        try:
-            kept = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None  # cut off in the middle: measured again
-        return list(kept["rows"]) if kept.get("run") == self._key else None
-
-    def save(self, design: str, rows: list[dict[str, Any]]) -> None:
-        """Keep them; a half-written file never has the name."""
-        if self._path is not None:
-            new = self._path / f".{design}.new"
-            new.write_text(json.dumps({"run": self._key, "rows": rows}, indent=1), encoding="utf-8")
-            new.rename(self._path / f"{design}.json")
+            _show(rows, guest)
 
 
 def _show(rows: list[dict[str, Any]], guest: str) -> None:

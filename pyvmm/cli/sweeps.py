@@ -1,0 +1,205 @@
+"""Sweeps of `pyvmm compare` and `pyvmm figures`: several at a time, kept in a directory, and how far they are.
+
+A sweep is one design making one kind of guest. Each runs in an Executor's worker, is kept when it is done, and is taken
+from there when it is asked for again under the same conditions.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pyvmm.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+GLANCE = 0.25  # seconds between two looks at how far the sweeps are
+A_WORD = 20.0  # seconds between two lines about that, where there is no terminal
+
+
+class Measured(NamedTuple):
+    """One creation: its row (`pyvmm.compare.Row`) and its call paths (`pyvmm.report.stacks`), as plain data."""
+
+    row: dict[str, Any]
+    paths: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is measured: creations `numbers` of `guest` by `design`, and what else has a part in it."""
+
+    design: str
+    guest: str
+    numbers: tuple[int, ...]
+    store: str = "c"
+    seed: int = 0
+    engine: str = "auto"
+
+    @property
+    def name(self) -> str:
+        """What it is called, on the screen and as a file."""
+        return f"{self.design}-{self.guest}"
+
+    def run(self, told: str) -> list[Measured]:
+        """Measure it, here. The number of guests made so far is written to the file `told`."""
+        from pyvmm import compare
+
+        with open(told, "w", encoding="ascii") as file:
+
+            def progress(n: int) -> None:
+                file.seek(0)
+                file.write(f"{n}")
+                file.flush()
+
+            found = compare.measure(
+                self.design, self.guest, self.numbers, self.engine, self.seed, self.store, progress=progress
+            )
+        return [Measured(row, paths) for row, paths in found]
+
+    def key(self) -> dict[str, Any]:
+        """All that its result depends on."""
+        from pyvmm import compare
+
+        return {
+            "design": self.design,
+            "guest": self.guest,
+            "numbers": list(self.numbers),
+            "store": self.store,
+            "seed": self.seed,
+            **compare.provenance(self.guest),
+        }
+
+
+def directory(name: str, what: str) -> Path:
+    """The directory `name`, made if it is not there. `UsageError`."""
+    path = Path(name)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the {what} directory {name}: {error.strerror}") from None
+    return path
+
+
+class Kept:
+    """Finished sweeps in a directory (None: nowhere), each with what it depends on: others are measured anew."""
+
+    def __init__(self, where: str | None) -> None:
+        self._path = directory(where, "resume") if where is not None else None
+
+    def load(self, sweep: Sweep) -> list[Measured] | None:
+        """Its creations, if they were measured under the same conditions."""
+        file = self._path / f"{sweep.name}.json" if self._path is not None else None
+        if file is None or not file.exists():
+            return None
+        try:
+            kept = json.loads(file.read_text(encoding="utf-8"))
+            same = kept["run"] == sweep.key()
+            return [Measured(*pair) for pair in zip(kept["rows"], kept["paths"], strict=True)] if same else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # cut off in the middle, or not ours: measured again
+
+    def save(self, sweep: Sweep, found: Sequence[Measured]) -> None:
+        """Keep it; a half-written file never has the name."""
+        if self._path is None:
+            return
+        kept = {"run": sweep.key(), "rows": [one.row for one in found], "paths": [one.paths for one in found]}
+        new = self._path / f".{sweep.name}.new"
+        try:
+            new.write_text(json.dumps(kept), encoding="utf-8")
+            new.rename(self._path / f"{sweep.name}.json")
+        except OSError as error:
+            raise UsageError(f"cannot keep {sweep.name} in {self._path}: {error.strerror}") from None
+
+
+def run(executor: Executor, sweeps: Sequence[Sweep], kept: Kept) -> dict[Sweep, list[Measured]]:
+    """All of the sweeps: the kept ones, and the others by `executor`'s workers. Says on stderr how far they are."""
+    found = {sweep: one for sweep in sweeps if (one := kept.load(sweep)) is not None}
+    with tempfile.TemporaryDirectory() as folder:
+        told = {sweep: Path(folder) / str(number) for number, sweep in enumerate(sweeps) if sweep not in found}
+        futures = {executor.submit(sweep.run, str(file)): sweep for sweep, file in told.items()}
+        waiting = set(futures)
+        with _progress(told) as progress:
+            try:
+                while waiting:
+                    done, waiting = wait(waiting, timeout=GLANCE, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        sweep = futures[future]
+                        found[sweep] = future.result()
+                        kept.save(sweep, found[sweep])
+                        progress.done(sweep)
+                    progress.look()
+            finally:
+                for future in waiting:  # one has failed, or somebody has had enough
+                    future.cancel()
+    return {sweep: found[sweep] for sweep in sweeps}
+
+
+def _made(file: Path) -> int:
+    try:
+        return int(file.read_text(encoding="ascii") or 0)
+    except (OSError, ValueError):
+        return 0
+
+
+class _Lines:
+    """Progress as lines: one when a sweep is done, one now and then for those that go on."""
+
+    def __init__(self, told: Mapping[Sweep, Path]) -> None:
+        self._open = dict(told)
+        self._all = len(told)
+        self._next = time.monotonic() + A_WORD
+
+    def done(self, sweep: Sweep) -> None:
+        """The sweep is finished."""
+        del self._open[sweep]
+        count = f"{self._all - len(self._open)} of {self._all}"
+        print(f"pyvmm: {sweep.name}: {sweep.numbers[-1]} guests made ({count})", file=sys.stderr, flush=True)
+
+    def look(self) -> None:
+        """How far are the others?"""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + A_WORD
+        far = [f"{s.name} {made} of {s.numbers[-1]}" for s, file in self._open.items() if (made := _made(file))]
+        if far:
+            print(f"pyvmm: {', '.join(far)}", file=sys.stderr, flush=True)
+
+
+class _Bars:
+    """Progress as bars on a terminal, one a sweep."""
+
+    def __init__(self, told: Mapping[Sweep, Path], bars: Progress) -> None:
+        self._told, self._bars = told, bars
+        self._tasks = {sweep: bars.add_task(sweep.name, total=sweep.numbers[-1]) for sweep in told}
+
+    def done(self, sweep: Sweep) -> None:
+        """The sweep is finished."""
+        self._bars.update(self._tasks[sweep], completed=sweep.numbers[-1])
+
+    def look(self) -> None:
+        """How far is each?"""
+        for sweep, task in self._tasks.items():
+            if made := _made(self._told[sweep]):
+                self._bars.update(task, completed=made)
+
+
+@contextmanager
+def _progress(told: Mapping[Sweep, Path]) -> Iterator[_Lines | _Bars]:
+    if not sys.stderr.isatty():
+        yield _Lines(told)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        yield _Bars(told, bars)
