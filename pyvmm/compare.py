@@ -12,7 +12,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.host import MIB, Domain, Host
 from pyvmm.hypervisor import trace
 from pyvmm.hypervisor.digest import Digest
+from pyvmm.hypervisor.domain import Domain as XenDomain
 from pyvmm.hypervisor.trace import Event
 from pyvmm.machine import Context
 from pyvmm.report.classes import CLASSES, PREPARE
@@ -140,6 +141,27 @@ class _Counts:
             self.switches += 1
 
 
+@dataclass
+class _Runners:
+    """Whose each context is, noted when it runs: a guest may be gone again before anybody asks."""
+
+    domains: dict[int, XenDomain]
+    known: dict[int, tuple[Context, XenDomain]] = field(default_factory=dict)
+
+    def __call__(self, event: Event) -> None:
+        if event.kind is trace.SWITCH:
+            domain = self.domains[event.domid]
+            context = domain.vcpus[event.vcpu].context
+            if context is not None:
+                self.known[id(context)] = context, domain
+
+    def of(self, context: Context) -> XenDomain | None:
+        """The domain; None for nobody's (the idle one's)."""
+        if id(context) in self.known:
+            return self.known[id(context)][1]
+        return next((d for d in self.domains.values() if any(v.context is context for v in d.vcpus)), None)
+
+
 class Control:
     """A host whose dom0 makes guests by one design. Close it when done."""
 
@@ -235,8 +257,9 @@ class Control:
     def measure(self, n: int) -> tuple[Row, Profile]:
         """Make the n-th guest and say what it took."""
         hv, machine = self.host.hypervisor, self.host.machine
-        counts, digest, profile = _Counts(), Digest(), Profile(self._owner)
-        stops = [hv.trace.listen(listener) for listener in (counts, digest)]
+        counts, digest, runners = _Counts(), Digest(), _Runners(hv.domains)
+        profile = Profile(lambda context: self._owner(runners.of(context)))
+        stops = [hv.trace.listen(listener) for listener in (counts, digest, runners)]
         tap = self._tap()
         charged, before = machine.charged, machine.instructions
         machine.log_start()
@@ -290,15 +313,12 @@ class Control:
             self._images[name] = functions_of(path)
         return self._images[name]
 
-    def _owner(self, context: Context) -> Owner:
-        for domain in self.host.hypervisor.domains.values():
-            if any(v.context is context for v in domain.vcpus):
-                if domain.domid == 0:
-                    return Owner("dom0", "dom0", self.dom0_functions)
-                if domain.xenstore:
-                    return Owner("xenstored", "xenstored", self._functions("xenstored", images.path("xenstored")))
-                return Owner(f"d{domain.domid}", "guest", self._functions(self.guest, images.path(self.guest)))
-        return Owner("idle", "dom0", self.dom0_functions)
+    def _owner(self, domain: XenDomain | None) -> Owner:
+        if domain is None or domain.domid == 0:
+            return Owner("dom0" if domain else "idle", "dom0", self.dom0_functions)
+        if domain.xenstore:
+            return Owner("xenstored", "xenstored", self._functions("xenstored", images.path("xenstored")))
+        return Owner(f"d{domain.domid}", "guest", self._functions(self.guest, images.path(self.guest)))
 
 
 def sweep(

@@ -83,6 +83,14 @@ def test_two_runs_and_two_engines_agree() -> None:
     assert pure == first and pure_paths.folded() == paths.folded()
 
 
+def test_a_guest_that_is_gone_again_has_its_instructions() -> None:
+    """hello says what it has to say and powers off; its design has taken it away before the window ends."""
+    for design in ("chaos-noxs", "xl"):
+        (row, profile) = compare.sweep(design, "hello", (1,))[0]
+        guests = {path[0][0] for _, role, path, _ in profile.paths() if role == "guest"}
+        assert row.classes["boot"] > 10_000 and guests == {"_start"}, design
+
+
 def test_a_window_costs_the_same_unmeasured() -> None:
     """The counter says the same whether the blocks are logged or not."""
     totals = []
