@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm.abi import arch_x86_64 as arch
 from pyvmm.abi import errno
+from pyvmm.abi.layout import Struct, u8
 from pyvmm.hypervisor import debugreg, descriptors, runstate
 from pyvmm.hypervisor.bounce import (
     ALWAYS_SET,
@@ -48,6 +49,13 @@ GENERAL: tuple[tuple[str, Reg], ...] = tuple(
     )
 )  # fmt: skip
 DATA_SEGMENTS = ("ds", "es", "fs", "gs")
+# The structure with its 256 traps left packed: a toolstack gives none, and then there is nothing to decode.
+_PACKED_TRAPS = Struct(
+    arch.vcpu_guest_context.name,
+    *((n, u8 * f.size if n == "trap_ctxt" else f.type) for n, f in arch.vcpu_guest_context.fields.items()),
+)
+assert _PACKED_TRAPS.size == arch.vcpu_guest_context.size
+_NO_TRAPS = bytes(arch.vcpu_guest_context.trap_ctxt.size)
 
 
 class Pending(NamedTuple):
@@ -63,12 +71,19 @@ class Pending(NamedTuple):
     fpu: bytes | None
 
 
-def _check(v: VCpu, c: Any) -> None:
+def _traps(packed: bytes) -> list[tuple[int, int, int, int]]:
+    """(vector, flags, cs, address) of each struct trap_info; [] when all are zero."""
+    if packed == _NO_TRAPS:
+        return []
+    return arch.trap_info.unpack_array(packed, 256)
+
+
+def _check(v: VCpu, c: Any, traps: list[tuple[int, int, int, int]]) -> None:
     """Addresses and limits (EINVAL), before anything is changed."""
     regs = c.user_regs
     addresses = [
         regs.rip, regs.rsp, c.kernel_sp, c.fs_base, c.gs_base_kernel, c.gs_base_user, c.event_callback_eip,
-        c.syscall_callback_eip, c.failsafe_callback_eip, *(t.address for t in c.trap_ctxt),
+        c.syscall_callback_eip, c.failsafe_callback_eip, *(address for _, _, _, address in traps),
     ]  # fmt: skip
     if not all(is_canonical(a) for a in addresses):
         raise XenError(errno.EINVAL)
@@ -122,16 +137,16 @@ def _take_tables(v: VCpu, c: Any) -> None:
     v.ldt_entries, v.ldt_base = c.ldt_ents, c.ldt_base if c.ldt_ents else 0
 
 
-def set_context(v: VCpu, context: Any) -> None:
-    """Give `v` the state in `context` (a struct vcpu_guest_context, packed or as `unpack` gives it):
-    VCPUOP_initialise, setvcpucontext.
+def set_context(v: VCpu, context: bytes) -> None:
+    """Give `v` the state in `context` (a packed struct vcpu_guest_context): VCPUOP_initialise, setvcpucontext.
 
     XenError: EINVAL for addresses, limits or page tables that cannot be, EOPNOTSUPP for an initialised vCPU whose
     tables would change. The vCPU is up afterwards if VGCF_online is set.
     """
-    c = arch.vcpu_guest_context.unpack(context) if isinstance(context, bytes | bytearray) else context
+    c = _PACKED_TRAPS.unpack(context)
     in_kernel = bool(c.flags & arch.VGCF_in_kernel)
-    _check(v, c)
+    traps = _traps(c.trap_ctxt)
+    _check(v, c, traps)
     if v.initialised:
         _check_unchanged(v, c, in_kernel)
     elif not in_kernel and not c.ctrlreg[1]:
@@ -140,7 +155,10 @@ def set_context(v: VCpu, context: Any) -> None:
         if v.vcpu_id == 0:
             v.domain.vm_assist = c.vm_assist
         _take_tables(v, c)
-    v.traps = [make_trap(t.flags, t.cs, t.address) if t.address or t.flags or t.cs else None for t in c.trap_ctxt]
+    v.traps = [None] * 256
+    for i, (_, flags, cs, address) in enumerate(traps):
+        if address or flags or cs:
+            v.traps[i] = make_trap(flags, cs, address)
     v.user_mode = not in_kernel
     v.iopl = (c.user_regs.rflags & IOPL_MASK) >> IOPL_SHIFT
     v.kernel_ss, v.kernel_sp = c.kernel_ss | 3, c.kernel_sp

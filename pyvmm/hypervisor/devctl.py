@@ -38,6 +38,7 @@ DOMIDS = 0xFFFF
 COUNT: int = abi.NOXS_DEV_COUNT_MAX
 _ENTRY = abi.dev_page_entry
 _DEVS: int = abi.dev_page.devs.offset
+_NO_DEVICES = bytes(COUNT * _ENTRY.size)
 _DEV_COUNT: int = abi.dev_page.dev_count.offset
 
 
@@ -69,10 +70,13 @@ def destroy(domain: Domain) -> None:
 def entries(domain: Domain) -> dict[int, Entry]:
     """The devices of `domain`, by slot. The guest cannot write the page, so it is the one place where they are kept."""
     data = domain.hv.machine.ram.read(domain.device_page_mfn * PAGE + _DEVS, COUNT * _ENTRY.size)
-    found = {}
+    found: dict[int, Entry] = {}
+    if data == _NO_DEVICES:
+        return found
     for slot in range(COUNT):
-        entry = _ENTRY.unpack(data[slot * _ENTRY.size : (slot + 1) * _ENTRY.size])
-        if entry.type != abi.noxs_dev_none:
+        at = slot * _ENTRY.size
+        if int.from_bytes(data[at : at + 4], "little") != abi.noxs_dev_none:
+            entry = _ENTRY.unpack(data, at)
             found[slot] = Entry(entry.type, entry.id, entry.be_id, entry.comm.grant, entry.comm.evtchn)
     return found
 

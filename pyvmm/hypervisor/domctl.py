@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvmm.abi import arch_x86_64, errno, xen
 from pyvmm.abi import domctl as abi
+from pyvmm.abi.layout import Struct, Union
 from pyvmm.hypervisor import context, event_channel, lifecycle, runstate, time
 from pyvmm.hypervisor.errors import XenError
 from pyvmm.hypervisor.frames import PGT_l1_page_table, PGT_l4_page_table, PGT_none, PGT_writable_page
@@ -45,6 +46,14 @@ KNOWN_CDF = (
 )
 _U_OFFSET = abi.xen_domctl.u.offset
 _DOMAIN_OFFSET = abi.xen_domctl.domain.offset
+_U = abi.xen_domctl.u.type
+assert isinstance(_U, Union)
+# By variant of the union: where each member is in struct xen_domctl, and its type.
+_MEMBERS = {
+    variant: {name: (_U_OFFSET + member.offset, member.type) for name, member in field.type.fields.items()}
+    for variant, field in _U.fields.items()
+    if isinstance(field.type, Struct)
+}
 
 
 class Answer(NamedTuple):
@@ -90,20 +99,15 @@ def domctl(v: VCpu, u_domctl: int) -> int:
         answer = op.run(v, domain, argument)
     if isinstance(answer, Answer):
         assert op.variant is not None
-        type_ = abi.xen_domctl.u[op.variant].type
-        old = type_.unpack(raw, _U_OFFSET)
-        raw[_U_OFFSET : _U_OFFSET + type_.size] = type_.encode({**_members(old), **answer.fields})
+        members = _MEMBERS[op.variant]
+        for name, value in answer.fields.items():
+            at, type_ = members[name]
+            raw[at : at + type_.size] = type_.encode(value)
         if answer.domid is not None:
             struct.pack_into("<H", raw, _DOMAIN_OFFSET, answer.domid)
         v.copy_out(u_domctl, bytes(raw))
         return 0
     return answer or 0
-
-
-def _members(value: Any) -> dict[str, Any]:
-    """The members of an unpacked structure."""
-    found: dict[str, Any] = value._asdict()
-    return found
 
 
 def _not_self(v: VCpu, domain: Domain, error: int = errno.EINVAL) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pyvmm.abi import errno
+from pyvmm.abi import errno, xen
 from pyvmm.hypervisor.buddy import Buddy
 from pyvmm.hypervisor.errors import XenError
 
@@ -40,6 +40,8 @@ SPECIAL = 2  # Xen's memory shared with the owner; not in tot_pages
 PINNED = 4
 VALIDATED = 8
 
+DOMID_FIRST_RESERVED: int = xen.DOMID_FIRST_RESERVED
+
 # Owners that are not domains. Frames of OWNER_XEN and OWNER_FREE cannot be referenced by anybody.
 DOMID_IO = 0x7FF1
 DOMID_XEN = 0x7FF2
@@ -52,6 +54,8 @@ CHUNK_ORDER = 9  # domains get their memory in 2 MiB pieces where they can
 INVALID_M2P = (1 << 64) - 1
 
 Array = npt.NDArray[np.int64]
+# Of the arrays' own type: with a plain 1, `add.at` converts and takes twenty times as long.
+_ONE = np.uint32(1)
 
 
 class Validator(Protocol):
@@ -178,6 +182,8 @@ class FrameTable:
 
     def alloc_xen(self, n: int = 1) -> list[int]:
         """`n` zeroed frames for the hypervisor itself (XenError(ENOMEM))."""
+        if n == 1:
+            return [self.alloc_xen_order(0)]
         mfns = self._take(n)
         self.owners[mfns] = OWNER_XEN
         result: list[int] = mfns.tolist()
@@ -434,6 +440,37 @@ class FrameTable:
         self.put_page_type(mfn, table)
         self.put_page(mfn)
 
+    def take_data_page(self, mfn: int, domid: int, writable: bool) -> bool:
+        """Take a reference to a page of domain `domid`, and the writable type if `writable`, as a mapping does; false,
+        and nothing taken, unless that is allowed at once."""
+        if mfn >= self.total or self._owner[mfn] != domid or domid >= DOMID_FIRST_RESERVED:
+            return False
+        count = self._count[mfn]
+        if not count:
+            return False
+        if writable:
+            uses = self._type_count[mfn]
+            if self._type[mfn] != PGT_writable_page:
+                if uses:
+                    return False
+                self._type[mfn] = PGT_writable_page
+            self._flags[mfn] |= VALIDATED
+            self._type_count[mfn] = uses + 1
+        self._count[mfn] = count + 1
+        return True
+
+    def put_data_page(self, mfn: int, writable: bool) -> None:
+        """Undo `take_data_page`."""
+        if writable:
+            uses = self._type_count[mfn]
+            assert uses and self._type[mfn] == PGT_writable_page, f"frame {mfn:#x} is not in use as writable"
+            self._type_count[mfn] = uses - 1
+        count = self._count[mfn]
+        if count > 1:
+            self._count[mfn] = count - 1
+        else:
+            self.put_page(mfn)
+
     def invalidate(self, mfn: int) -> bool:
         """Take a page table's validity away whatever its count (end of a domain: breaks cycles of linear tables);
         false if it has none."""
@@ -475,18 +512,21 @@ class FrameTable:
         types = self.types[writable]
         if not ((types == PGT_writable_page) | (self.type_counts[writable] == 0)).all():
             return False
-        np.add.at(self.counts, mfns, 1)
+        np.add.at(self.counts, mfns, _ONE)
         if len(writable):
             self.types[writable] = PGT_writable_page
             self.flags[writable] |= np.uint8(VALIDATED)
-            np.add.at(self.type_counts, writable, 1)
+            np.add.at(self.type_counts, writable, _ONE)
         return True
 
     def put_data_pages(self, mfns: Array, writable: Array) -> None:
         """Undo `get_data_pages`."""
-        np.subtract.at(self.type_counts, writable, 1)
-        np.subtract.at(self.counts, mfns, 1)
-        gone = np.unique(mfns[self.counts[mfns] == 0])
+        np.subtract.at(self.type_counts, writable, _ONE)
+        np.subtract.at(self.counts, mfns, _ONE)
+        gone = mfns[self.counts[mfns] == 0]
+        if not len(gone):
+            return
+        gone = np.unique(gone)
         for domid in np.unique(self.owners[gone]).tolist():
             self._drop_unreferenced(gone[self.owners[gone] == domid])
 

@@ -40,6 +40,11 @@ VMASST_M2P_STRICT = 1 << 32
 # Device memory that even who may map it maps read-only (mmio_ro_ranges): the I/O APIC.
 READ_ONLY_IO = frozenset({0xFEC00})
 _NEEDS_LOOK = ~P.HARMLESS
+# For arrays of entries: what `pte.adjust_l1` does, and what it looks at.
+_PRESENT, _RW, _USER, _CACHE_ATTRS, _GUEST_KERNEL, _FRAME_MASK, _PAGE_SHIFT, _NOTHING = (
+    np.uint64(x) for x in (P.PRESENT, P.RW, P.USER, P.CACHE_ATTRS, P.GUEST_KERNEL, P.FRAME_MASK, 12, 0)
+)
+_MADE_KERNEL, _MADE_USER = np.uint64(P.GUEST_KERNEL | P.USER), np.uint64(P.GLOBAL | P.USER)
 _LINEAR_LIMIT = 0x7FFF  # linear_pt_count is an int16_t
 
 
@@ -72,7 +77,9 @@ class Mmu:
         """Take what the present L1 entry `pte` of a table of `owner` needs, its page belonging to domid `pg_owner`. 0;
         -errno; or, positive, the flags to be flipped in the entry (I/O memory is mapped uncached)."""
         frames = self.frames
-        mfn = P.frame_of(pte)
+        mfn = (pte & P.FRAME_MASK) >> 12
+        if not pte & P.L1_DISALLOWED and frames.take_data_page(mfn, pg_owner, bool(pte & P.RW)):
+            return 0  # nearly always; all that follows finds out why not
         if pte & P.L1_DISALLOWED and pte & self.l1_disallowed(owner):
             return -errno.EINVAL
         real = frames.take_reference(mfn)
@@ -119,9 +126,7 @@ class Mmu:
         frames, mfn = self.frames, (pte & P.FRAME_MASK) >> 12
         if mfn >= frames.total or frames.owner(mfn) == DOMID_IO:
             return
-        if pte & P.RW:
-            frames.put_page_type(mfn)
-        frames.put_page(mfn)
+        frames.put_data_page(mfn, bool(pte & P.RW))
 
     def _get_from_upper(self, pte: int, table: int, level: int, domid: int) -> int:
         """Take what a present entry of `table`, of level 2 to 4, needs."""
@@ -185,17 +190,15 @@ class Mmu:
 
     def _promote_l1(self, mfn: int, domain: Domain) -> int:
         entries = self._entries(mfn)
-        present = np.flatnonzero(entries & np.uint64(P.PRESENT))
+        present = np.flatnonzero(entries & _PRESENT)
         if not len(present):
             return 0
         chosen = entries[present]
         # All at once if nothing is special; else one by one, for the right errno and flags.
         mfns, writable = _data_pages(chosen)
-        if not (chosen & np.uint64(P.CACHE_ATTRS)).any() and self.frames.get_data_pages(mfns, writable, domain.domid):
-            kernel = (chosen & np.uint64(P.USER)) == 0
-            chosen[kernel] |= np.uint64(P.GUEST_KERNEL | P.USER)
-            user = (chosen & np.uint64(P.GUEST_KERNEL)) == 0
-            chosen[user] |= np.uint64(P.GLOBAL | P.USER)
+        if not (chosen & _CACHE_ATTRS).any() and self.frames.get_data_pages(mfns, writable, domain.domid):
+            chosen |= np.where(chosen & _USER, _NOTHING, _MADE_KERNEL)
+            chosen |= np.where(chosen & _GUEST_KERNEL, _NOTHING, _MADE_USER)
             entries[present] = chosen
             self._write_entries(mfn, entries)
             return 0
@@ -237,7 +240,7 @@ class Mmu:
         self.generation += level != PGT_l1_page_table
         if level == PGT_l1_page_table:
             entries = self._entries(mfn)
-            mfns, writable = _data_pages(entries[(entries & np.uint64(P.PRESENT)) != 0])
+            mfns, writable = _data_pages(entries[(entries & _PRESENT) != 0])
             owners = self.frames.owners
             mfns, writable = (a[a < self.frames.total] for a in (mfns, writable))
             self.frames.put_data_pages(mfns[owners[mfns] != DOMID_IO], writable[owners[writable] != DOMID_IO])
@@ -258,7 +261,7 @@ class Mmu:
     def _present(self, mfn: int, level: int) -> list[tuple[int, int]]:
         """(slot, entry) of the guest's present entries of a table."""
         entries = self._entries(mfn)
-        slots = np.flatnonzero(entries & np.uint64(P.PRESENT)).tolist()
+        slots = np.flatnonzero(entries & _PRESENT).tolist()
         if level == PGT_l4_page_table:
             slots = [i for i in slots if not FIRST_XEN_SLOT <= i <= LAST_XEN_SLOT]
         return [(i, int(entries[i])) for i in slots]
@@ -277,7 +280,7 @@ class Mmu:
         """Replace the L1 entry at `pa`, in a valid table of `domain`, by `new`, whose page belongs to domid
         `pg_owner`."""
         ram = self.ram
-        old = ram.read_u64(pa)
+        old = ram.u64[pa >> 3]
         unchanged = False
         if new & P.PRESENT:
             if new & P.L1_DISALLOWED and new & self.l1_disallowed(domain):
@@ -492,5 +495,5 @@ class Mmu:
 
 def _data_pages(entries: np.typing.NDArray[np.uint64]) -> tuple[Array, Array]:
     """The frames of present L1 entries, and of those that are writable."""
-    mfns = ((entries & np.uint64(P.FRAME_MASK)) >> np.uint64(12)).astype(np.int64)
-    return mfns, mfns[(entries & np.uint64(P.RW)) != 0]
+    mfns = ((entries & _FRAME_MASK) >> _PAGE_SHIFT).astype(np.int64)
+    return mfns, mfns[(entries & _RW) != 0]

@@ -109,12 +109,17 @@ def mmu_update(v: VCpu, requests: int, count: int, pdone: int, foreigndom: int) 
         if not tables.vcpus:
             return -errno.EINVAL
         pg_owner = page_owner(v.domain, foreigndom)
-        domid, in_use_as, mmu, read = v.domain.domid, v.hv.frames.in_use_as, v.hv.mmu, v.space.read
-        own = tables is v.domain and pg_owner == domid
+        domid, in_use_as, mod_l1_entry, read = (
+            v.domain.domid,
+            v.hv.frames.in_use_as,
+            v.hv.mmu.mod_l1_entry,
+            v.space.read,
+        )
+        own = tables is v.domain and (pg_owner == xen.DOMID_IO or _may_target(v.domain, pg_owner))
         for served in range(count):
             ptr, value = _REQUEST.unpack(read(requests + served * 16, 16))
             if own and not ptr & 7 and in_use_as(ptr >> 12, domid, PGT_l1_page_table):
-                result = mmu.mod_l1_entry(ptr, value, tables, domid)  # what nearly all are
+                result = mod_l1_entry(ptr, value, tables, pg_owner)  # what nearly all are
             else:
                 result = _update_one(v, tables, pg_owner, ptr, value)
             if result:

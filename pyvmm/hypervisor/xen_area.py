@@ -170,7 +170,13 @@ class XenArea:
 
     def set_m2p_list(self, mfns: Sequence[int], first_pfn: int) -> None:
         """Record that `mfns` are `first_pfn` and those after it."""
-        self._write_m2p(np.asarray(mfns, np.int64), np.arange(first_pfn, first_pfn + len(mfns), dtype=np.uint64))
+        # Modulo 2^64: the number is whatever a guest made up.
+        pfns = np.arange(len(mfns), dtype=np.uint64) + np.uint64(first_pfn & 0xFFFF_FFFF_FFFF_FFFF)
+        if isinstance(mfns, range) and mfns.step == 1 and mfns and mfns[0] >> 18 == mfns[-1] >> 18:
+            # A run within one piece of table: what a domain gets when it is made.
+            self._ram.write(self._m2p_pa(mfns[0]), pfns.tobytes())
+        else:
+            self._write_m2p(np.asarray(mfns, np.int64), pfns)
 
     def _clear_m2p(self, first: int, n: int) -> None:
         end = first + n

@@ -16,16 +16,21 @@ MXCSR_MASK: Final = 0xFFFF
 #: The state after FNINIT, with MXCSR as after a reset (Intel SDM volume 1, 8.1.5 and 10.2.3).
 RESET: Final = struct.pack("<HHBBHQQII", 0x37F, 0, 0, 0, 0, 0, 0, 0x1F80, MXCSR_MASK).ljust(SIZE, b"\0")
 
+#: What `load` writes, in this order, in one call.
+_LOADED: Final = (
+    *range(x86.UC_X86_REG_FP0, x86.UC_X86_REG_FP0 + 8),
+    x86.UC_X86_REG_FPCW, x86.UC_X86_REG_FPSW, x86.UC_X86_REG_FPTAG, x86.UC_X86_REG_FOP, x86.UC_X86_REG_FIP,
+    x86.UC_X86_REG_FDP, x86.UC_X86_REG_MXCSR,
+    *range(x86.UC_X86_REG_XMM0, x86.UC_X86_REG_XMM0 + 16),
+)  # fmt: skip
+_NUMBERS: Final = (ctypes.c_int * len(_LOADED))(*_LOADED)
+_STRIDE: Final = 16
+
 
 def _read(cpu: Cpu, reg: int, size: int) -> bytes:
     buffer = ctypes.create_string_buffer(32)
     cpu.check(cpu.lib.uc_reg_read(cpu.handle, reg, ctypes.byref(buffer)))
     return buffer.raw[:size]
-
-
-def _write(cpu: Cpu, reg: int, value: bytes) -> None:
-    buffer = ctypes.create_string_buffer(value, 32)
-    cpu.check(cpu.lib.uc_reg_write(cpu.handle, reg, ctypes.byref(buffer)))
 
 
 def _word(cpu: Cpu, reg: int) -> int:
@@ -54,14 +59,11 @@ def load(cpu: Cpu, image: bytes) -> None:
         raise ValueError(f"an FXSAVE image has {SIZE} bytes")
     control, status, valid, _, fop, fip, fdp, mxcsr, _ = struct.unpack_from("<HHBBHQQII", image)
     top = status >> 11 & 7
-    for i in range(8):
-        _write(cpu, x86.UC_X86_REG_FP0 + (top + i & 7), image[32 + 16 * i : 42 + 16 * i])
     tags = sum((0 if valid >> i & 1 else 3) << 2 * i for i in range(8))
-    for reg, value, size in (
-        (x86.UC_X86_REG_FPCW, control, 2), (x86.UC_X86_REG_FPSW, status, 2), (x86.UC_X86_REG_FPTAG, tags, 2),
-        (x86.UC_X86_REG_FOP, fop, 2), (x86.UC_X86_REG_FIP, fip, 8), (x86.UC_X86_REG_FDP, fdp, 8),
-        (x86.UC_X86_REG_MXCSR, mxcsr & MXCSR_MASK, 4),
-    ):  # fmt: skip
-        _write(cpu, reg, value.to_bytes(size, "little"))
-    for i in range(16):
-        _write(cpu, x86.UC_X86_REG_XMM0 + i, image[160 + 16 * i : 176 + 16 * i])
+    # The image has the stack's order, FP0 to FP7 are the registers'.
+    stack = b"".join(image[32 + 16 * (i - top & 7) : 48 + 16 * (i - top & 7)] for i in range(8))
+    head = (v.to_bytes(16, "little") for v in (control, status, tags, fop, fip, fdp, mxcsr & MXCSR_MASK))
+    data = ctypes.create_string_buffer(b"".join((stack, *head, image[160:416])), _STRIDE * len(_LOADED))
+    at = ctypes.addressof(data)
+    pointers = (ctypes.c_void_p * len(_LOADED))(*range(at, at + _STRIDE * len(_LOADED), _STRIDE))
+    cpu.check(cpu.lib.uc_reg_write_batch(ctypes.c_void_p(cpu.handle), _NUMBERS, pointers, len(_LOADED)))
