@@ -7,18 +7,17 @@
  */
 #include "store.h"
 
-enum { HASH = 4096, XENSTORE_REF = 1, ERROR_RINGIDX = 2, ERROR_PROTO = 3, A_TURN = 8 };
+enum { XENSTORE_REF = 1, A_TURN = 8 };
 struct link {
-    struct link *next_same, *next_stirred;
+    struct link *next_stirred;
     struct conn *conn;
     volatile struct xenstore_ring *ring;
-    u32 handle, port, domid;
-    bool queued, broken, died;
+    u32 handle, port;
+    bool queued, broken;
     u32 got;                                      /* bytes of the message that comes in */
     struct xsd_sockmsg header;
     u8 body[PAYLOAD_MAX + 1];
 };
-static struct link *links[HASH];
 static struct link *volatile stirred_first, *stirred_last;
 static struct thread *server;
 static volatile bool look_at_domains;
@@ -56,56 +55,49 @@ void link_written(struct conn *c)
     stir(c->link);
 }
 
-static struct link *link_of(u32 domid)
+/* Map a domain's ring by the grant for it, and bind its port. */
+static int open(struct conn *c, u32 ref, u32 port)
 {
-    struct link *l = links[domid % HASH];
-    while (l && l->domid != domid)
-        l = l->next_same;
-    return l;
-}
-
-bool link_known(u32 domid)
-{
-    return link_of(domid) != NULL;
-}
-
-/* Map a domain's ring and bind its port. */
-static int link_open(u32 domid, u32 ref, u32 port)
-{
-    struct gnttab_map map = {(u64)area_reserve(), GNTMAP_host_map, ref, (u16)domid, 0, 0, 0};
-    struct evtchn_bind_interdomain bind = {(u16)domid, port, 0};
-    struct link *l = memory_take(sizeof *l);
-    if (!l || hypercall_grant_table_op(GNTTABOP_map_grant_ref, &map, 1) || map.status) {
+    struct gnttab_map map = {(u64)area_reserve(), GNTMAP_host_map, ref, (u16)c->domid, 0, 0, 0};
+    struct evtchn_bind_interdomain bind = {(u16)c->domid, port, 0};
+    struct link *l = db_memory(sizeof *l);
+    if (hypercall_grant_table_op(GNTTABOP_map_grant_ref, &map, 1) || map.status) {
         area_release((void *)map.host_addr);
         memory_release(l);
         return EINVAL;
     }
-    l->ring = (volatile struct xenstore_ring *)map.host_addr;
-    l->handle = map.handle;
-    l->domid = domid;
-    if (hypercall_event_channel_op(EVTCHNOP_bind_interdomain, &bind) || !(l->conn = store_connect(domid))) {
+    if (hypercall_event_channel_op(EVTCHNOP_bind_interdomain, &bind)) {
         struct gnttab_unmap unmap = {map.host_addr, 0, map.handle, 0};
         hypercall_grant_table_op(GNTTABOP_unmap_grant_ref, &unmap, 1);
         area_release((void *)map.host_addr);
         memory_release(l);
         return EINVAL;
     }
-    l->conn->link = l;
-    l->port = bind.local_port;
-    l->next_same = links[domid % HASH];
-    links[domid % HASH] = l;
+    *l = (struct link){.conn = c, .ring = (volatile struct xenstore_ring *)map.host_addr, .handle = map.handle, .port = bind.local_port};
+    c->link = l;
     event_bind(l->port, rang, l);
     stir(l);
     return 0;
 }
 
-static void link_close(struct link *l)
+int link_open(struct conn *c, u64 mfn, u32 port)
 {
+    (void)mfn; /* a domain without rights over others reaches the page by the grant that the toolstack left */
+    return open(c, XENSTORE_REF, port);
+}
+
+void link_reset(struct conn *c)
+{
+    struct link *l = c->link;
+    l->got = 0;
+    l->broken = false;
+    stir(l);
+}
+
+void link_close(struct conn *c)
+{
+    struct link *l = c->link;
     struct gnttab_unmap unmap = {(u64)l->ring, 0, l->handle, 0};
-    struct link **at = &links[l->domid % HASH];
-    while (*at != l)
-        at = &(*at)->next_same;
-    *at = l->next_same;
     event_close(l->port);
     events_mask();
     for (struct link *s = stirred_first, *before = NULL; s; before = s, s = s->next_stirred)
@@ -121,23 +113,7 @@ static void link_close(struct link *l)
     events_unmask();
     hypercall_grant_table_op(GNTTABOP_unmap_grant_ref, &unmap, 1);
     area_release((void *)l->ring);
-    store_disconnect(l->conn);
     memory_release(l);
-}
-
-int link_introduce(u32 domid, u64 mfn, u32 port)
-{
-    (void)mfn; /* a domain without rights over others reaches the page by the grant that the toolstack left */
-    return link_known(domid) ? 0 : link_open(domid, XENSTORE_REF, port);
-}
-
-int link_release(u32 domid)
-{
-    struct link *l = link_of(domid);
-    if (!l)
-        return ENOENT;
-    link_close(l);
-    return 0;
 }
 
 /* Copy out of the ring's request half as much as there is; false when its indices cannot be. */
@@ -161,11 +137,12 @@ static bool take(struct link *l, u8 *to, u32 wanted, u32 *got)
     return true;
 }
 
-static void broken(struct link *l, u32 error)
+/* Nothing more is taken from it until it is introduced again. */
+static void broken(struct link *l)
 {
-    (void)error;
     l->broken = true;
-    printf("xenstored: domain %u broke its ring\n", l->domid);
+    printf("xenstored: domain %u broke its ring\n", l->conn->domid);
+    conn_reset(l->conn);
 }
 
 /* One message if it is all here. Whether more may be. */
@@ -174,7 +151,7 @@ static bool receive(struct link *l, bool *moved)
     u32 got;
     while (l->got < sizeof l->header) {
         if (!take(l, (u8 *)&l->header + l->got, (u32)sizeof l->header - l->got, &got)) {
-            broken(l, ERROR_RINGIDX);
+            broken(l);
             return false;
         }
         if (!got)
@@ -183,13 +160,13 @@ static bool receive(struct link *l, bool *moved)
         l->got += got;
     }
     if (l->header.len > PAYLOAD_MAX) {
-        broken(l, ERROR_PROTO);
+        broken(l);
         return false;
     }
     while (l->got < sizeof l->header + l->header.len) {
         u32 at = l->got - (u32)sizeof l->header;
         if (!take(l, l->body + at, l->header.len - at, &got)) {
-            broken(l, ERROR_RINGIDX);
+            broken(l);
             return false;
         }
         if (!got)
@@ -211,7 +188,7 @@ static void transmit(struct link *l, bool *moved)
     while ((o = l->conn->first)) {
         u32 prod = r->rsp_prod, used = prod - r->rsp_cons;
         if (used > sizeof r->rsp) {
-            broken(l, ERROR_RINGIDX);
+            broken(l);
             return;
         }
         u32 n = (u32)sizeof r->rsp - used, left = o->size - o->sent;
@@ -228,50 +205,56 @@ static void transmit(struct link *l, bool *moved)
         r->rsp_prod = prod + n;
         *moved = true;
         o->sent += n;
-        if (o->sent == o->size) {
-            l->conn->first = o->next;
-            memory_release(o);
-        }
+        if (o->sent == o->size)
+            store_sent(l->conn);
     }
 }
 
-/* A few messages at a time, so that nobody waits for one who never stops. A client that has a whole reply to take is not asked for more. */
+/* A few messages at a time, so that nobody waits for one who never stops. */
 static void attend(struct link *l)
 {
     bool moved = false, more = true;
     transmit(l, &moved);
-    for (u32 i = 0; i < A_TURN && more && !l->broken && !l->conn->first; i++) {
+    for (u32 i = 0; i < A_TURN && more && !l->broken && store_accepts(l->conn); i++) {
         more = receive(l, &moved);
         transmit(l, &moved);
     }
     if (moved)
         event_send(l->port);
-    if (more && !l->broken && !l->conn->first)
+    if (more && !l->broken && store_accepts(l->conn))
         stir(l);
 }
 
 struct domctl_info { u32 cmd, version; u16 domain, pad[3]; struct { u16 domain, pad1; u32 flags; u8 rest[120]; } info; };
 
-/* Somebody shut down or is gone: the toolstack is to look. What has died has no connection any more. */
+static bool info_of(u32 domid, u32 *flags)
+{
+    struct domctl_info c = {5, 0x15, (u16)domid, {0}, {0}}; /* XEN_DOMCTL_getdomaininfo */
+    if (hypercall_domctl(&c) || c.info.domain != domid)
+        return false;
+    *flags = c.info.flags;
+    return true;
+}
+
+bool link_domain_exists(u32 domid)
+{
+    u32 flags;
+    return info_of(domid, &flags);
+}
+
+/* Somebody shut down or is gone. Xen does not say who: all are asked about, as the real daemons do it. */
 static void check_domains(void)
 {
-    bool any = false;
-    for (u32 i = 0; i < HASH; i++)
-        for (struct link *l = links[i], *next; l; l = next) {
-            next = l->next_same;
-            if (!l->domid)
-                continue;
-            struct domctl_info c = {5, 0x15, (u16)l->domid, {0}, {0}}; /* XEN_DOMCTL_getdomaininfo */
-            bool gone = hypercall_domctl(&c) || c.info.domain != l->domid || c.info.flags & 1;
-            bool down = gone || c.info.flags & 4;
-            if (gone || (down && !l->died))
-                any = true;
-            l->died = down;
-            if (gone)
-                link_close(l);
-        }
-    if (any)
-        store_fire("@releaseDomain", false);
+    for (struct conn *c = conns, *next; c; c = next) {
+        u32 flags;
+        next = c->next;
+        if (!c->domid)
+            continue;
+        if (!info_of(c->domid, &flags) || flags & 1) /* XEN_DOMINF_dying */
+            domain_gone(c->domid);
+        else if (flags & 4) /* XEN_DOMINF_shutdown */
+            domain_shut_down(c);
+    }
 }
 
 static void domain_event(u32 port, void *arg)
@@ -285,13 +268,12 @@ void main(void)
 {
     char mode[8] = "c";
     option("mode", mode, sizeof mode);
-    whole_copies = mode[0] == 'c';
     server = thread_self();
-    store_init();
+    store_init(mode[0] == 'c');
     s64 port = event_bind_virq(VIRQ_DOM_EXC, 0);
     if (port >= 0)
         event_bind((u32)port, domain_event, NULL);
-    if (link_open(0, (u32)option_number("dom0-ref", 0), (u32)option_number("dom0-port", 0)))
+    if (open(conn_new(0), (u32)option_number("dom0-ref", 0), (u32)option_number("dom0-port", 0)))
         panic("dom0's ring cannot be had");
     for (;;) {
         events_mask();

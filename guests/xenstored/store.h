@@ -1,41 +1,116 @@
-/* The store: requests in, replies and watch events out; it knows nothing of rings. */
+/* The store: requests in, replies and watch events out; it knows nothing of rings. Everything that is the same in both of its
+ * designs. What each request does, and which error it gets when, is as in xenstored of Xen 4.17 (docs/xenstore.md).
+ */
 #pragma once
-#include "tree.h"
+#include "db.h"
 
-enum { PAYLOAD_MAX = 4096, ABS_PATH_MAX = 3072, REL_PATH_MAX = 2048 };
+enum { PAYLOAD_MAX = 4096, ABS_PATH_MAX = 3072, REL_PATH_MAX = 2048, DOMIDS = 0x7ff0, DOMID_OWN = 0x7ff0, NEVER = ~0U };
+enum { QUOTA_NODES = 1000, QUOTA_WATCHES = 128, QUOTA_TRANSACTIONS = 10, QUOTA_OUTSTANDING = 20, QUOTA_TOUCHED = 1024,
+       QUOTA_MEMORY = 2560 * 1024, QUOTA_NODE_SIZE = 2048, QUOTA_PERMS = 5 };
 /* io/xs_wire.h, where kernel.h's own list ends */
 enum { XS_IS_DOMAIN_INTRODUCED = 17, XS_RESUME, XS_SET_TARGET, XS_RESET_WATCHES = 21, XS_DIRECTORY_PART = 22 };
+enum change_kind { WRITTEN, REMOVED, PERMISSIONS };
 
 struct out { struct out *next; u32 size, sent; u8 data[]; }; /* a message on its way */
-struct watch { struct watch *next, *next_same; struct conn *conn; char *path, *token; bool relative; };
+struct watch { struct watch *next, *next_same; struct conn *conn; char *path, *token; u32 base, depth; }; /* base: bytes not told */
 struct operation { struct operation *next; u32 type, length, answer; u8 body[]; }; /* answer: a hash of what was said */
-struct change { struct change *next; bool removed; char path[]; };
+struct change { struct change *next; enum change_kind kind; char path[]; };
+struct owner { struct owner *next; u32 domid, incarnation; s32 nodes; bool named; };
 struct transaction {
     struct transaction *next;
-    u32 id;
-    u64 generation;            /* mode c: of the store when it began */
-    struct node *root, *base;  /* base: mode o: the store's tree then */
+    u32 id, touched;
+    bool failed;               /* over its quota: it cannot be committed */
+    u64 version;               /* of the store when it began */
+    struct db *db;
     struct operation *operations, **operations_end;
     struct change *changes, **changes_end;
+    struct owner *owners;      /* whose nodes it made more or fewer, and for whom SET_PERMS made some */
 };
 struct conn {
-    u32 domid, last_transaction, ntransactions, nwatches, nodes;
+    struct conn *next, *next_same;
+    u32 domid, incarnation, target, target_incarnation; /* target: ~0: none */
+    u32 next_transaction, ntransactions, nwatches, unsent_replies;
+    bool shut_down;            /* @releaseDomain has been told of it */
     struct transaction *transactions;
-    struct watch *watches;
+    struct watch *watches, **watches_end;
     struct out *first, *last;
-    u64 requests, events;
+    u64 unsent_bytes;
     void *link;                /* the transport's */
 };
 
-/* What only the transport can do. 0 or a positive errno. */
-int link_introduce(u32 domid, u64 mfn, u32 port);
-int link_release(u32 domid);
-bool link_known(u32 domid);
-void link_written(struct conn *c); /* there is something to send */
+/* One request at work: on the store or in a transaction. */
+struct work {
+    struct conn *conn;
+    struct transaction *t;
+    struct db **db;
+    u8 *body;
+    u32 length;
+    u8 *reply;
+    u32 replied;
+    struct watch *first;       /* a new one, to be told after the reply */
+    bool again, reached;       /* a transaction's, done again when that ends; it got as far as to look at the tree */
+};
 
-extern bool whole_copies; /* mode c; else mode o */
-void store_init(void);
-struct conn *store_connect(u32 domid);
-void store_disconnect(struct conn *c);
+/* What only the transport can do. 0 or a positive errno. */
+int link_open(struct conn *c, u64 mfn, u32 port);
+void link_close(struct conn *c);
+void link_reset(struct conn *c);   /* it begins again: no half message is left */
+void link_written(struct conn *c); /* there is something to send */
+bool link_domain_exists(u32 domid);
+
+/* store.c */
+extern const struct db_kind *db; /* chosen at start */
+extern bool copies;              /* db_flat, and with it: any change in between is a conflict, a change asks every watch */
+extern struct db *tree;
+extern u64 version, generation;  /* of the tree: every change; of nodes: a number that none has had */
+extern struct conn *conns;
+extern struct counters { u64 requests, transactions, commits, conflicts; } counters;
+void store_init(bool as_copies);
 void store_request(struct conn *c, const struct xsd_sockmsg *h, u8 *body); /* body has room for a NUL behind it */
-void store_fire(const char *path, bool below); /* a special path; `below` also wakes watches beneath it */
+bool store_accepts(const struct conn *c);
+void store_send(struct conn *c, u32 type, u32 id, u32 tx, const void *body, u32 n);
+void store_sent(struct conn *c); /* the first message is on its way as a whole */
+int serve(struct work *k, u32 type);
+void answer(struct work *k, const char *text);
+char *string(struct work *k, u32 n);     /* the n-th of the body's, NULL: there are fewer that end */
+char *only_string(struct work *k);
+int absolute(const struct conn *c, const char *path, char *to); /* 0 or EINVAL */
+s32 number(const char *text);            /* as C's atoi */
+u32 hash(const char *text, u64 n);
+
+/* nodes.c: the requests on nodes */
+int do_directory(struct work *k), do_directory_part(struct work *k), do_read(struct work *k), do_write(struct work *k), do_mkdir(struct work *k),
+    do_rm(struct work *k), do_get_perms(struct work *k), do_set_perms(struct work *k);
+u32 rights_of(const struct entry *e, const struct conn *c);
+struct change *subtree(struct db *d, const char *path); /* of a node and all below it, children first */
+void nodes_remove(struct work *k, const char *path);    /* a node that is there, with all below it */
+void nodes_remove_of(u32 domid);                        /* what a domain that is gone owns */
+void own(struct work *k, u32 domid, s32 nodes);
+u32 owned(u32 domid);
+void owned_add(u32 domid, s32 nodes);
+
+/* watches.c */
+int do_watch(struct work *k), do_unwatch(struct work *k);
+void changed(struct work *k, enum change_kind kind, const char *path, const struct entry *before);
+void fire_commit(const struct change *c, struct db *before, struct db *after);
+void fire_special(const char *name, u32 domid);
+void watch_first(struct watch *w);
+void watches_drop(struct conn *c);
+extern struct special { const char *name; u32 nperms; struct perm perms[64]; } specials[2];
+struct special *special_of(const char *name);
+
+/* transactions.c */
+int do_start(struct work *k), do_end(struct work *k);
+void transactions_drop(struct conn *c);
+void remember(struct work *k, u32 type, const u8 *body, u32 n, int rc);
+
+/* domains.c: who is served */
+int do_introduce(struct work *k), do_release(struct work *k), do_resume(struct work *k), do_path(struct work *k), do_introduced(struct work *k),
+    do_set_target(struct work *k), do_reset(struct work *k);
+struct conn *conn_new(u32 domid);
+struct conn *conn_of(u32 domid);
+void conn_reset(struct conn *c);
+void domain_shut_down(struct conn *c);
+void domain_gone(u32 domid);
+u32 incarnation(u32 domid);
+u32 incarnation_if_exists(u32 domid);

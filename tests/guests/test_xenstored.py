@@ -1,86 +1,237 @@
-"""The C store in both modes against the Python core: the same requests by domain 0 and two domains, the same replies
-and events. Mode c is the core under its GLOBAL conflict rule, mode o under REPLAY."""
+"""The C store in both modes against the Python core and oxenstored: the same requests by domain 0 and two domains, the
+same replies and events. Mode c is the core under its GLOBAL conflict rule, mode o under REPLAY."""
 
 from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.xenstore import ConflictRule, Op, Settings, Store
-from tests.xenstore.test_oxenstored import Ours
+from tests.xenstore.oxenstored import Oxenstored
+from tests.xenstore.test_oxenstored import COMPARISON, GOOD, Diverged, Ours, Pair, Reply, paths, requests, slots
 
 from .xenstored_native import CStore
 
 RULES = {"c": ConflictRule.GLOBAL, "o": ConflictRule.REPLAY}
-PATHS = (b"/t", b"/t/a", b"/t/a/b", b"/t/a/b/c", b"/t/d", b"/t/d/e", b"/none/x", b"/t//a", b"/t/a b", b"/t/")
-paths = st.sampled_from(PATHS)
-slots = st.one_of(st.none(), st.integers(0, 1))
-END = st.sampled_from((b"T\0", b"T\0", b"F\0"))
+Step = tuple[int, int, bytes, int | None]
 
 
-def _tail(path: bytes) -> bytes:
-    return path + b"\0"
+class Checked(Ours):
+    """The Python core with the C store beside it: whatever is asked of one is asked of both, and must be the same."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.store = Store(settings=Settings(conflict=RULES[mode]))
+        self.dom0 = self.store.connect_domain(0)
+        self.c = CStore(mode)
+        self.open: dict[int, list[int]] = {}
+
+    def request(self, domid: int, op: int, payload: bytes, tx_id: int = 0) -> Reply:
+        reply = super().request(domid, op, payload, tx_id)
+        kind, answer = self.c.request(domid, op, payload, tx_id)
+        assert (kind, _plain(kind, answer)) == (reply.op, _plain(reply.op, reply.payload)), (domid, op, payload, tx_id)
+        return reply
+
+    def events(self, domid: int) -> set[tuple[bytes, bytes]]:
+        got = super().events(domid)
+        assert self.c.events(domid) == got
+        return got
+
+    def step(self, domid: int, op: int, payload: bytes, slot: int | None = None) -> None:
+        """One request, in one of the domain's open transactions if `slot` says so; then everybody's events."""
+        if domid and domid not in self.store.domains:
+            return
+        ours = self.open.setdefault(domid, [])
+        tx = ours[slot % len(ours)] if slot is not None and ours else 0
+        reply = self.request(domid, op, payload, tx)
+        if op == Op.TRANSACTION_START and reply.op == op:
+            ours.append(int(reply.payload[:-1]))
+        self.open = {d: [t for t in ids if self._is_open(d, t)] for d, ids in self.open.items()}
+        self.check()
+
+    def _is_open(self, domid: int, tx: int) -> bool:
+        return (domid == 0 or domid in self.store.domains) and tx in self.connection(domid).transactions
+
+    def check(self) -> None:
+        """Everybody's events, and how many nodes each owns."""
+        for domid in (0, *self.store.domains):
+            self.events(domid)
+        for domid in (0, 1, 2):
+            assert self.c.owned(domid) == self.store.shared.ledger.owned(domid)
 
 
-nodes = st.one_of(
-    st.tuples(st.sampled_from((Op.READ, Op.DIRECTORY, Op.GET_PERMS, Op.MKDIR, Op.RM)), paths.map(_tail), slots),
-    st.tuples(st.just(Op.WRITE), st.builds(lambda p, v: p + b"\0" + v, paths, st.sampled_from((b"", b"w\0x"))), slots),
-    st.tuples(st.just(Op.TRANSACTION_START), st.just(b"\0"), st.none()),
-    st.tuples(st.just(Op.TRANSACTION_END), END, slots),
-    st.tuples(st.sampled_from((Op.WATCH, Op.UNWATCH)), paths.map(lambda p: p + b"\0t\0"), st.none()),
-    st.tuples(st.just(Op.GET_DOMAIN_PATH), st.sampled_from((b"1\0", b"77\0")), st.none()),
+def _plain(op: int, payload: bytes) -> object:
+    """An answer without what has no meaning: the order of names, and what a generation's number is."""
+    if op == Op.DIRECTORY:
+        return sorted(payload.split(b"\0"))
+    if op == Op.DIRECTORY_PART:
+        return sorted(payload.split(b"\0")[1:])
+    return payload
+
+
+def started(mode: str) -> Checked:
+    """Both with two domains, their homes, and a tree."""
+    both = Checked(mode)
+    for domid in (1, 2):
+        home = b"/local/domain/%d" % domid
+        both.step(0, Op.INTRODUCE, b"%d\0001\000%d\0" % (domid, 100 + domid))
+        both.step(0, Op.MKDIR, home + b"\0")
+        both.step(0, Op.SET_PERMS, home + b"\0n%d\0" % domid)
+    for path in (b"/t", b"/t/a", b"/t/a/b", b"/t/d"):
+        both.step(0, Op.WRITE, path + b"\0v")
+    return both
+
+
+# --- generated traffic ---
+
+raw = st.binary(max_size=12)
+odd = st.tuples(st.sampled_from((0, 1)), st.integers(0, 30).filter(lambda op: op != Op.CONTROL), raw, slots)
+parts = st.builds(lambda p, n: p + b"\0" + n + b"\0", paths, st.sampled_from((b"0", b"2", b"99", b"-1", b"x")))
+domain = st.sampled_from((b"1\0", b"2\0", b"3\0", b"0\0", b"x\0", b"32752\0"))
+special = st.sampled_from((b"@introduceDomain", b"@releaseDomain", b"@releaseDomain/1", b"@other"))
+life = st.one_of(
+    st.tuples(st.sampled_from((0, 1)), st.just(Op.DIRECTORY_PART), parts, slots),
+    st.tuples(st.just(0), st.just(Op.INTRODUCE), domain.map(lambda d: d + b"1\000101\0"), st.none()),
+    st.tuples(st.just(0), st.sampled_from((Op.RELEASE, Op.RESUME, Op.IS_DOMAIN_INTRODUCED)), domain, st.none()),
+    st.tuples(st.just(0), st.just(Op.SET_TARGET), st.builds(lambda a, b: a + b, domain, domain), st.none()),
+    st.tuples(st.sampled_from((0, 1)), st.just(Op.WATCH), special.map(lambda s: s + b"\0t\0"), st.none()),
+    st.tuples(st.just(0), st.just(Op.WATCH), paths.map(lambda p: p + b"\0t\0001\0"), st.none()),
+    st.tuples(st.just(0), st.just(Op.SET_PERMS), special.map(lambda s: s + b"\0r0\0n1\0"), slots),
+    st.tuples(st.sampled_from((1, 2)), st.sampled_from(("shut down", "gone")), st.just(b""), st.none()),
 )
 
 
-class Pair:
-    """Both stores after the same requests."""
-
-    def __init__(self, mode: str) -> None:
-        self.c = CStore(mode)
-        self.core = Ours()
-        self.core.store = Store(settings=Settings(conflict=RULES[mode]))
-        self.core.dom0 = self.core.store.connect_domain(0)
-        self.open: list[int] = []
-
-    def step(self, op: int, payload: bytes, slot: int | None = None) -> bytes:
-        tx = self.open[slot % len(self.open)] if slot is not None and self.open else 0
-        mine = self.core.request(0, op, payload, tx)
-        kind, answer = self.c.request(0, op, payload, tx)
-        if op == Op.DIRECTORY and kind == op:  # the order of the names has no meaning
-            assert sorted(answer.split(b"\0")) == sorted(mine.payload.split(b"\0"))
+@pytest.mark.parametrize("mode", RULES)
+@settings(max_examples=250, deadline=None)
+@given(st.lists(st.one_of(requests, requests, requests, life, odd), min_size=5, max_size=40))
+def test_generated_traffic_of_three_domains(mode: str, sequence: list[Step]) -> None:
+    both = started(mode)
+    for domid, op, payload, slot in sequence:
+        if isinstance(op, str):
+            if domid in both.store.domains:
+                (both.store.domain_shutdown if op == "shut down" else both.store.domain_released)(domid)
+                (both.c.shut_down if op == "shut down" else both.c.gone)(domid)
+                both.check()
         else:
-            assert (kind, answer) == (mine.op, mine.payload), (Op(op).name, payload, tx)
-        if op == Op.TRANSACTION_START and kind == op:
-            self.open.append(int(answer[:-1]))
-        elif op == Op.TRANSACTION_END and tx:
-            self.open.remove(tx)
-        assert self.c.events(0) == self.core.events(0), (Op(op).name, payload, tx)
-        return answer
+            both.step(domid, op, payload, slot)
+    for path in GOOD:
+        both.step(0, Op.READ, path + b"\0")
+        both.step(0, Op.DIRECTORY, path + b"\0")
+        both.step(0, Op.GET_PERMS, path + b"\0")
+
+
+@pytest.fixture(scope="module")
+def three() -> Iterator[Pair]:
+    """oxenstored, the Python core and the C store in its mode o."""
+    with tempfile.TemporaryDirectory() as directory, Oxenstored(Path(directory)) as daemon:
+        yield Pair(daemon, Checked("o"))
+
+
+@pytest.mark.debian("xen-utils-4.17", "gcc")
+@COMPARISON
+@given(st.lists(requests, min_size=5, max_size=40))
+def test_three_stores_say_the_same(three: Pair, sequence: list[Step]) -> None:
+    three.restart()
+    try:
+        for domid, op, payload, tx in sequence:
+            three.step(domid, op, payload, tx)
+        three.step(0, Op.RELEASE, b"2\0", None)
+        for path in GOOD:
+            three.step(0, Op.READ, path + b"\0", None)
+            three.step(0, Op.DIRECTORY, path + b"\0", None)
+    except Diverged:
+        pass
+    assert isinstance(three.ours, Checked)
+    assert three.compared > 0
+
+
+# --- limits ---
 
 
 @pytest.mark.parametrize("mode", RULES)
-@settings(max_examples=200, deadline=None)
-@given(st.lists(nodes, min_size=5, max_size=40))
-def test_generated_requests_of_dom0(mode: str, sequence: list[tuple[Op, bytes, int | None]]) -> None:
-    pair = Pair(mode)
-    for op, payload, slot in sequence:
-        pair.step(op, payload, slot)
+def test_quotas(mode: str) -> None:
+    """Each of them, one step further than it goes, in and outside of a transaction."""
+    both = started(mode)
+    for slot in (None, 0):
+        both.step(1, Op.TRANSACTION_START, b"\0")
+        for n in range(1010):
+            both.step(1, Op.WRITE, b"d%d/n%d\0v" % (n % 40, n), slot)
+        both.step(1, Op.TRANSACTION_END, b"T\0", slot)
+        both.step(1, Op.RESET_WATCHES, b"\0")
+    for n in range(1, 2100, 50):
+        both.step(1, Op.WRITE, b"big\0" + b"v" * n)
+        both.step(0, Op.WRITE, b"big\0" + b"v" * (n * 3 // 2))
+        both.step(0, Op.DIRECTORY, b"/local/domain/1\0")
+    for n in range(131):
+        both.step(1, Op.WATCH, b"x\0%d\0" % n)
+    for _ in range(13):
+        both.step(1, Op.TRANSACTION_START, b"\0")
+    for n in range(5, 8):
+        both.step(1, Op.SET_PERMS, b"/local/domain/1\0" + b"n1\0" * n)
+    both.step(2, Op.TRANSACTION_START, b"\0")
+    for n in range(1030):
+        both.step(2, Op.READ, b"x%d\0" % n, 0)
+    both.step(2, Op.TRANSACTION_END, b"T\0", 0)
+
+
+@pytest.mark.parametrize("mode", RULES)
+def test_lists_longer_than_a_message(mode: str) -> None:
+    both = started(mode)
+    for n in range(700):
+        both.step(0, Op.MKDIR, b"/many/child%04d\0" % n)
+    both.step(0, Op.DIRECTORY, b"/many\0")
+    for domid in (0, 1):
+        both.step(domid, Op.DIRECTORY_PART, b"/many\0000\0")
+    found, offset = b"", 0
+    while True:  # by the C store alone: its order of names is its own
+        kind, part = both.c.request(0, Op.DIRECTORY_PART, b"/many\0%d\0" % offset)
+        names = part.split(b"\0", 1)[1]
+        assert kind == Op.DIRECTORY_PART and len(part) <= 4096
+        if names.endswith(b"\0\0") or names == b"\0":
+            found += names[:-1]
+            break
+        found += names
+        offset += len(names)
+    assert sorted(found.split(b"\0")[:-1]) == [b"child%04d" % n for n in range(700)]
+
+
+@pytest.mark.parametrize("mode", RULES)
+def test_deep_paths(mode: str) -> None:
+    """A thousand levels, removed at once: no recursion whose depth a guest decides."""
+    both = started(mode)
+    deep = b"/local/domain/1" + b"/a" * 900
+    both.step(1, Op.WRITE, deep + b"\0v")
+    both.step(1, Op.READ, deep + b"\0")
+    both.step(1, Op.TRANSACTION_START, b"\0")
+    both.step(1, Op.RM, b"a\0", 0)
+    both.step(1, Op.TRANSACTION_END, b"T\0", 0)
+    both.step(1, Op.READ, deep + b"\0")
 
 
 @pytest.mark.parametrize("mode", RULES)
 def test_nothing_is_left_of_what_is_removed(mode: str) -> None:
-    """Nodes, watches and transactions that never end: all memory comes back."""
-    pair = Pair(mode)
-    before = pair.c.in_use
-    for n in range(50):
-        pair.step(Op.WRITE, b"/t/%d\0v" % n)
-        pair.step(Op.WATCH, b"/t/%d\0t\0" % n)
-    for _ in range(5):
-        pair.step(Op.TRANSACTION_START, b"\0")
-        pair.step(Op.WRITE, b"/t/x\0v", len(pair.open) - 1)
-    assert pair.c.in_use > before
-    pair.step(Op.RESET_WATCHES, b"\0")
-    pair.open.clear()
-    pair.step(Op.RM, b"/t\0")
-    assert abs(pair.c.in_use - before) <= 1  # the root's list of children may have got room
+    """Nodes, watches, and transactions that never end, of a domain that goes: all memory comes back."""
+    both = started(mode)
+
+    def visit() -> int:
+        both.step(0, Op.INTRODUCE, b"3\0001\000103\0")
+        both.step(0, Op.WRITE, b"/local/domain/3\0")
+        both.step(0, Op.SET_PERMS, b"/local/domain/3\0n3\0")
+        for n in range(50):
+            both.step(3, Op.WRITE, b"t/%d\0v" % n)
+            both.step(3, Op.WATCH, b"t/%d\0t\0" % n)
+        for n in range(5):
+            both.step(3, Op.TRANSACTION_START, b"\0")
+            both.step(3, Op.WRITE, b"t/x\0v", n)
+        during = both.c.in_use
+        both.step(0, Op.RELEASE, b"3\0")
+        return during
+
+    visit()
+    before = both.c.in_use
+    assert visit() > before == both.c.in_use

@@ -81,9 +81,9 @@ class Diverged(Exception):
 class Pair:
     """Both stores. They live as long as the module: each sequence starts from a known state."""
 
-    def __init__(self, daemon: Oxenstored) -> None:
+    def __init__(self, daemon: Oxenstored, ours: Ours | None = None) -> None:
         self.daemon = daemon
-        self.ours = Ours()
+        self.ours = ours or Ours()
         self.compared = 0
         self.excused = 0
         self.open: dict[int, list[tuple[int, int]]] = {}

@@ -24,7 +24,7 @@ def library() -> bytes:
     """The store's files as a shared library. Its state lives as long as it is loaded: every `CStore` loads a copy."""
     _, header = build.generate(build.parse_hypercalls((build.GUESTS / "kernel/hypercalls.list").read_text()))
     folder = build.GUESTS / "xenstored"
-    files = [Path(__file__).with_name("harness.c"), folder / "store.c", folder / "tree.c"]
+    files = [Path(__file__).with_name("harness.c"), *sorted(set(folder.glob("*.c")) - {folder / "main.c"})]
     files += [build.GUESTS / "kernel" / name for name in KERNEL]
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
@@ -60,6 +60,18 @@ class CStore:
         (reply,) = self._arrived(domid)
         assert reply[1:3] == (7, tx_id)
         return reply[0], reply[3]
+
+    def shut_down(self, domid: int) -> None:
+        """A domain has shut down."""
+        self._c.harness_shut_down(domid)
+
+    def gone(self, domid: int) -> None:
+        """A domain has been destroyed."""
+        self._c.harness_gone(domid)
+
+    def owned(self, domid: int) -> int:
+        """How many nodes a domain owns."""
+        return int(self._c.harness_owned(domid))
 
     def events(self, domid: int) -> set[tuple[bytes, bytes]]:
         """Path and token of the events that came since the last call."""

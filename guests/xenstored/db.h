@@ -1,0 +1,25 @@
+/* What a store keeps its nodes in. Two ways of doing it: `flat` copies itself as a block of bytes, `shared` shares what has not
+ * changed. Paths are valid and absolute; whoever adds a node has made sure that its parent is there.
+ */
+#pragma once
+#include "kernel.h"
+
+enum { PERM_NONE, PERM_READ = 1, PERM_WRITE = 2, PERM_OWNER = 4, PERMS_MOST = 512 };
+struct perm { u32 domid, rights, incarnation; }; /* of the first: the owner, and what those may do whom no other names */
+
+/* A node as it is found. What it points to is good until the next change. */
+struct entry { const struct perm *perms; const u8 *value; u32 nperms, length, names; u64 generation; }; /* names: bytes of its children's */
+
+struct db;
+struct db_kind {
+    struct db *(*make)(const struct entry *root);
+    struct db *(*copy)(struct db *d);  /* for a transaction */
+    void (*drop)(struct db *d);
+    bool (*find)(struct db *d, const char *path, struct entry *e);
+    void (*names)(struct db *d, const char *path, char *to); /* of a node's children, each with its NUL */
+    void (*add)(struct db *d, const char *path, const struct entry *e);
+    void (*set)(struct db *d, const char *path, const struct entry *e); /* permissions, value and generation of one that is there */
+    void (*remove)(struct db *d, const char *path, u64 generation);     /* one without children; its parent gets the generation */
+};
+extern const struct db_kind db_flat, db_shared;
+void *db_memory(u64 size); /* never NULL */

@@ -1,0 +1,256 @@
+/* One block of bytes with all nodes in it, as C xenstored keeps them in a tdb file: records found by a hash of their whole path, a
+ * node's record with the names of its children. A copy is a copy of the block.
+ *
+ * Places in the block are offsets in words of 8 bytes; 0 is none. Records are as long as one of a row of sizes; what is given up is
+ * in a list for its size, and only taken again.
+ */
+#include "db.h"
+
+enum { BUCKETS = 7919, SIZES = 48, START = 1 << 13 };
+struct record {
+    u32 next, room;                        /* in its bucket, or among the free; its own size, words */
+    u32 hash, path, nperms, length, names; /* of its parts, in this order: bytes, but permissions are counted */
+    u32 unused;
+    u64 generation;
+    u8 parts[];
+};
+struct db { u32 room, used, free[SIZES], buckets[BUCKETS]; };
+#define WORDS(bytes) ((u32)(((bytes) + 7) / 8))
+#define FIRST WORDS(sizeof(struct db))
+
+static struct record *at(struct db *d, u32 place) { return (struct record *)((u64 *)d + place); }
+static char *path_of(struct record *r) { return (char *)r->parts; }
+static struct perm *perms_of(struct record *r) { return (struct perm *)(r->parts + ((r->path + 3) & ~3U)); }
+static u8 *value_of(struct record *r) { return (u8 *)(perms_of(r) + r->nperms); }
+static char *names_of(struct record *r) { return (char *)value_of(r) + r->length; }
+static u32 words(u32 path, u32 nperms, u32 length, u32 names)
+{
+    return WORDS(sizeof(struct record) + ((path + 3) & ~3U) + nperms * sizeof(struct perm) + length + names);
+}
+
+/* The sizes of records, in words: four to each power of two. */
+static u32 size_class(u32 n, u32 *size)
+{
+    u32 power = n <= 8 ? 3 : 31 - (u32)__builtin_clz(n - 1), step = 1U << (power - 2), steps = n <= 8 ? 4 : (n - (1U << power) + step - 1) / step;
+    *size = n <= 8 ? 8 : (1U << power) + steps * step;
+    return (power - 3) * 4 + (n <= 8 ? 0 : steps);
+}
+
+/* Words, one after the other, as compilers' own loops do it that may not use vectors. */
+static void copy_words(u64 *to, const u64 *from, u64 n)
+{
+    for (; n >= 8; n -= 8, to += 8, from += 8) {
+        to[0] = from[0], to[1] = from[1], to[2] = from[2], to[3] = from[3];
+        to[4] = from[4], to[5] = from[5], to[6] = from[6], to[7] = from[7];
+    }
+    while (n--)
+        *to++ = *from++;
+}
+
+static u32 hash_of(const char *path, u32 n)
+{
+    u32 hash = 2166136261U;
+    for (u32 i = 0; i < n; i++)
+        hash = (hash ^ (u8)path[i]) * 16777619U;
+    return hash;
+}
+
+static u32 lookup(struct db *d, const char *path, u32 n)
+{
+    u32 hash = hash_of(path, n), place = d->buckets[hash % BUCKETS];
+    while (place) {
+        struct record *r = at(d, place);
+        if (r->hash == hash && r->path == n && !strncmp(path_of(r), path, n))
+            break;
+        place = r->next;
+    }
+    return place;
+}
+
+/* The block and the store are told apart, for the block moves when it grows. */
+struct handle { struct db *block; };
+
+static u32 take(struct handle *h, u32 n)
+{
+    u32 size, kind = size_class(n, &size);
+    struct db *d = h->block;
+    u32 place = d->free[kind];
+    if (place) {
+        d->free[kind] = at(d, place)->next;
+        return place;
+    }
+    if (d->used + size > d->room) {
+        u32 room = d->room;
+        while (d->used + size > room)
+            room *= 2;
+        struct db *bigger = db_memory(room * 8UL);
+        copy_words((u64 *)bigger, (u64 *)d, d->used);
+        bigger->room = room;
+        memory_release(d);
+        h->block = d = bigger;
+    }
+    place = d->used;
+    d->used += size;
+    at(d, place)->room = size;
+    return place;
+}
+
+static void give(struct db *d, u32 place)
+{
+    u32 size;
+    struct record *r = at(d, place);
+    u32 kind = size_class(r->room, &size);
+    r->next = d->free[kind];
+    d->free[kind] = place;
+}
+
+static void link_in(struct db *d, u32 place)
+{
+    u32 *bucket = &d->buckets[at(d, place)->hash % BUCKETS];
+    at(d, place)->next = *bucket;
+    *bucket = place;
+}
+
+static void unlink(struct db *d, u32 place)
+{
+    u32 *from = &d->buckets[at(d, place)->hash % BUCKETS];
+    while (*from != place)
+        from = &at(d, *from)->next;
+    *from = at(d, place)->next;
+}
+
+/* The record with room for so much, which may be another one now. */
+static u32 resize(struct handle *h, u32 place, u32 nperms, u32 length, u32 names)
+{
+    struct record *r = at(h->block, place);
+    u32 need = words(r->path, nperms, length, names);
+    if (need <= r->room)
+        return place;
+    u32 bigger = take(h, need), room = at(h->block, bigger)->room;
+    r = at(h->block, place);
+    copy_words((u64 *)at(h->block, bigger), (u64 *)r, words(r->path, r->nperms, r->length, r->names));
+    at(h->block, bigger)->room = room;
+    unlink(h->block, place);
+    link_in(h->block, bigger);
+    give(h->block, place);
+    return bigger;
+}
+
+static void insert(struct handle *h, const char *path, u32 n, const struct entry *e)
+{
+    u32 place = take(h, words(n, e->nperms, e->length, 0));
+    struct record *r = at(h->block, place);
+    *r = (struct record){0, r->room, hash_of(path, n), n, e->nperms, e->length, 0, 0, e->generation};
+    memcpy(path_of(r), path, n);
+    memcpy(perms_of(r), e->perms, e->nperms * sizeof *e->perms);
+    memcpy(value_of(r), e->value, e->length);
+    link_in(h->block, place);
+}
+
+static struct db *flat_make(const struct entry *root)
+{
+    struct handle *h = db_memory(sizeof *h);
+    h->block = db_memory(START * 8UL);
+    h->block->room = START;
+    h->block->used = FIRST;
+    insert(h, "/", 1, root);
+    return (struct db *)h;
+}
+
+static struct db *flat_copy(struct db *d)
+{
+    struct handle *h = db_memory(sizeof *h);
+    struct db *from = ((struct handle *)d)->block;
+    u32 room = from->used + 512; /* a transaction adds little */
+    h->block = db_memory(room * 8UL);
+    copy_words((u64 *)h->block, (u64 *)from, from->used);
+    h->block->room = room;
+    return (struct db *)h;
+}
+
+static void flat_drop(struct db *d)
+{
+    memory_release(((struct handle *)d)->block);
+    memory_release(d);
+}
+
+static bool flat_find(struct db *d, const char *path, struct entry *e)
+{
+    struct db *block = ((struct handle *)d)->block;
+    u32 place = lookup(block, path, (u32)strlen(path));
+    if (!place)
+        return false;
+    struct record *r = at(block, place);
+    *e = (struct entry){perms_of(r), value_of(r), r->nperms, r->length, r->names, r->generation};
+    return true;
+}
+
+static void flat_names(struct db *d, const char *path, char *to)
+{
+    struct db *block = ((struct handle *)d)->block;
+    struct record *r = at(block, lookup(block, path, (u32)strlen(path)));
+    memcpy(to, names_of(r), r->names);
+}
+
+/* The parent's record, and the name below it. */
+static u32 parent_of(struct db *block, const char *path, const char **name)
+{
+    u32 n = (u32)strlen(path);
+    while (path[n - 1] != '/')
+        n--;
+    *name = path + n;
+    return lookup(block, path, n > 1 ? n - 1 : 1);
+}
+
+static void flat_add(struct db *d, const char *path, const struct entry *e)
+{
+    struct handle *h = (struct handle *)d;
+    const char *name;
+    u32 parent = parent_of(h->block, path, &name), n = (u32)strlen(name) + 1;
+    struct record *r = at(h->block, parent);
+    parent = resize(h, parent, r->nperms, r->length, r->names + n);
+    r = at(h->block, parent);
+    memcpy(names_of(r) + r->names, name, n);
+    r->names += n;
+    r->generation = e->generation;
+    insert(h, path, (u32)strlen(path), e);
+}
+
+static void flat_set(struct db *d, const char *path, const struct entry *e)
+{
+    struct handle *h = (struct handle *)d;
+    u32 place = lookup(h->block, path, (u32)strlen(path)), names = at(h->block, place)->names;
+    /* What comes in may lie in the block itself, which may move: it is put aside. */
+    u64 nperms = e->nperms * sizeof *e->perms;
+    u8 *aside = db_memory(nperms + e->length + names);
+    memcpy(aside, e->perms, nperms);
+    memcpy(aside + nperms, e->value, e->length);
+    memcpy(aside + nperms + e->length, names_of(at(h->block, place)), names);
+    place = resize(h, place, e->nperms, e->length, names);
+    struct record *r = at(h->block, place);
+    r->nperms = e->nperms;
+    r->length = e->length;
+    r->generation = e->generation;
+    memcpy(perms_of(r), aside, nperms + e->length + names);
+    memory_release(aside);
+}
+
+static void flat_remove(struct db *d, const char *path, u64 generation)
+{
+    struct db *block = ((struct handle *)d)->block;
+    const char *name;
+    u32 place = lookup(block, path, (u32)strlen(path));
+    unlink(block, place);
+    give(block, place);
+    struct record *r = at(block, parent_of(block, path, &name));
+    char *names = names_of(r), *one = names;
+    u32 n = (u32)strlen(name) + 1;
+    while (strcmp(one, name))
+        one += strlen(one) + 1;
+    for (char *p = one; p + n < names + r->names; p++)
+        *p = p[n];
+    r->names -= n;
+    r->generation = generation;
+}
+
+const struct db_kind db_flat = {flat_make, flat_copy, flat_drop, flat_find, flat_names, flat_add, flat_set, flat_remove};
