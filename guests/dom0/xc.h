@@ -30,6 +30,7 @@ int xc_domain_getinfo(u32 domid, struct xc_info *info); /* exactly this one: -ES
 s64 xc_domain_getinfolist(u32 first, u32 max, struct xc_info *infos); /* how many were filled in */
 int xc_vcpu_setcontext(u32 domid, u32 vcpu, const void *vcpu_guest_context);
 int xc_physinfo(u32 *cpus, u64 *total_pages, u64 *free_pages); /* cpus is asked once and remembered */
+int xc_idle_time(u64 *nanoseconds); /* of the first CPU, since Xen started */
 int xc_set_virq_handler(u32 domid, u32 virq);
 int xc_devctl_add(u32 domid, u32 type, u32 devid, u32 backend, u32 grant, u32 port); /* hypercall 41 (noxs) */
 int xc_devctl_remove(u32 domid, u32 type, u32 backend, u32 devid);

@@ -143,6 +143,13 @@ int xc_physinfo(u32 *cpus, u64 *total_pages, u64 *free_pages)
     return 0;
 }
 
+int xc_idle_time(u64 *nanoseconds)
+{
+    struct sysctl s = {SYSCTL_getcpuinfo, SYSCTL_INTERFACE_VERSION, {.cpus = {1, nanoseconds, 0}}};
+    s64 rc = hypercall_sysctl(&s);
+    return rc ? (int)rc : s.u.cpus.num == 1 ? 0 : -ENODATA;
+}
+
 static int devctl(struct devctl *c, u32 cmd, u32 domid)
 {
     c->version = DEVCTL_VERSION;

@@ -7,7 +7,7 @@
 enum { DOMCTL_createdomain = 1, DOMCTL_destroydomain = 2, DOMCTL_pausedomain = 3, DOMCTL_unpausedomain = 4, DOMCTL_getdomaininfo = 5,
        DOMCTL_setvcpuaffinity = 9, DOMCTL_max_mem = 11, DOMCTL_setvcpucontext = 12, DOMCTL_max_vcpus = 15, DOMCTL_hypercall_init = 22,
        DOMCTL_set_address_size = 35, DOMCTL_settscinfo = 60, DOMCTL_set_virq_handler = 66 };
-enum { SYSCTL_physinfo = 3, SYSCTL_getdomaininfolist = 6 };
+enum { SYSCTL_physinfo = 3, SYSCTL_getdomaininfolist = 6, SYSCTL_getcpuinfo = 8 };
 enum { DOMINF_dying = 1, DOMINF_shutdown = 4, DOMINF_paused = 8, DOMINF_blocked = 16, DOMINF_running = 32, DOMINF_shutdownshift = 16 };
 #define CDF_xs_domain (1U << 4)
 #define VCPUAFFINITY_HARD 1U
@@ -55,6 +55,7 @@ struct sysctl {
             u32 hw_cap[8];
         } physinfo;
         struct { u16 first; u32 max; struct ctl_domaininfo *buffer; u32 num; } infos;
+        struct { u32 max; u64 *idle; u32 num; } cpus; /* one struct xen_sysctl_cpuinfo a CPU: its idle time */
         u8 room[128];
     } u;
 };
