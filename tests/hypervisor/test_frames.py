@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pyvmm.abi import errno
-from pyvmm.hypervisor.buddy import Buddy
+from pyvmm.hypervisor.buddy import HIGH, Buddy
 from pyvmm.hypervisor.errors import XenError
 from pyvmm.hypervisor.frames import DOMID_IO, DOMID_XEN, PGT_l1_page_table, PGT_none, PGT_writable_page
 
@@ -55,6 +55,21 @@ def test_buddy_keeps_the_limit() -> None:
     assert buddy.alloc(2, below=8) is None
     assert buddy.alloc(4) is None
     assert buddy.alloc(3) == 8
+
+
+def test_buddy_leaves_the_memory_below_4_gib_for_those_who_ask_for_it() -> None:
+    low, size = HIGH // 2, HIGH
+    buddy = Buddy(18)
+    buddy.free_range(HIGH - low, low + size)
+    for _ in range(size // 1024):  # as when domains are made: a page below 4 GiB, and memory anywhere
+        assert buddy.alloc(0, below=HIGH) in range(HIGH - low, HIGH)
+        block = buddy.alloc(10)
+        assert block is not None and block >= HIGH
+    block = buddy.alloc(10)
+    assert block is not None and block < HIGH, "then the rest"
+    buddy.free_range(block, 1024)
+    assert buddy.free_count == low - size // 1024
+    assert buddy.alloc(0, below=2 * HIGH) in range(HIGH - low, HIGH)
 
 
 def test_alloc_gives_zeroed_frames_in_the_same_order_every_time() -> None:
