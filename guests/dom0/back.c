@@ -19,6 +19,16 @@ struct back *back_find(u32 type, u32 frontend, u32 devid)
     return NULL;
 }
 
+struct back *back_next(struct back *after)
+{
+    if (after && after->next_same)
+        return after->next_same;
+    u32 i = after ? (u32)(chain(after->kind->type, after->frontend, after->devid) - devices) + 1 : 0;
+    while (i < HASH && !devices[i])
+        i++;
+    return i < HASH ? devices[i] : NULL;
+}
+
 struct back *back_new(const struct back_kind *kind, u32 frontend, u32 devid, const union device_config *c)
 {
     struct back *b = memory_take(sizeof *b), **at = chain(kind->type, frontend, devid);
@@ -34,8 +44,17 @@ struct back *back_new(const struct back_kind *kind, u32 frontend, u32 devid, con
     return b;
 }
 
+void back_disconnect(struct back *b)
+{
+    if (b->connected)
+        b->kind->disconnect(b);
+    b->connected = false;
+}
+
 void back_free(struct back *b)
 {
+    back_disconnect(b);
+    b->kind->close(b);
     struct back **at = chain(b->kind->type, b->frontend, b->devid);
     while (*at != b)
         at = &(*at)->next_same;
@@ -84,12 +103,19 @@ void back_event(u32 port, void *back)
     queue(back);
 }
 
+/* A guest may fail as often as it likes: it is said of each device once. */
 void back_fail(struct back *b, const char *cause)
 {
     b->errors++;
-    if (!b->failed)
-        printf("%s of domain %u: the front end is at fault: %s\n", b->kind->name, b->frontend, cause);
-    b->failed = true;
+    if (!b->said)
+        printf("%s %u of domain %u: the front end is at fault: %s\n", b->kind->name, b->devid, b->frontend, cause);
+    b->failed = b->said = true;
+}
+
+void back_refuse(struct back *b, const char *cause)
+{
+    printf("%s %u of domain %u: %s\n", b->kind->name, b->devid, b->frontend, cause);
+    b->failed = b->said = true;
 }
 
 void back_set_state(struct back *b, u32 state)
@@ -128,61 +154,96 @@ s64 back_bind(struct back *b, u32 remote_port)
 }
 
 /* What the other end's state makes of ours: pyvmm/xenbus/states.py has the same rows, with their reasons. */
-#define IS(...) ((const u16)(0 __VA_ARGS__))
 #define OR(state) | 1U << XenbusState##state
+#define IS(...) ((const u16)(0 __VA_ARGS__))
 enum action { FOLLOW, OFFER, CONNECT, DISCONNECT };
 static const struct { u16 own, other; u8 action, next; } rules[] = {
     {IS(OR(InitWait)), IS(OR(Initialised) OR(Connected)), CONNECT, XenbusStateConnected},
-    {IS(OR(InitWait) OR(Connected)), IS(OR(Closing)), DISCONNECT, XenbusStateClosing},
-    {IS(OR(Connected)), IS(OR(Unknown) OR(Initialising)), DISCONNECT, XenbusStateClosing},
-    {IS(OR(InitWait) OR(Connected) OR(Closing)), IS(OR(Closed)), DISCONNECT, XenbusStateClosed},
-    {IS(OR(Closing)), IS(OR(Initialising) OR(Unknown)), FOLLOW, XenbusStateClosed},
+    {IS(OR(InitWait) OR(Connected)), IS(OR(Closing) OR(InitWait) OR(Reconfiguring) OR(Reconfigured)), DISCONNECT, XenbusStateClosing},
+    {IS(OR(Connected)), IS(OR(Closed) OR(Initialising) OR(Unknown)), DISCONNECT, XenbusStateClosed},
+    {IS(OR(Closing)), IS(OR(Unknown) OR(Initialising) OR(Closed)), FOLLOW, XenbusStateClosed},
     {IS(OR(Closed)), IS(OR(Initialising)), OFFER, XenbusStateInitWait},
 };
 
-static void disconnect(struct back *b)
+/* What the front end published, or an offer, cannot be: the connection is over, and the front end may close and begin again. */
+static void give_up(struct back *b)
 {
-    if (b->connected)
-        b->kind->disconnect(b);
-    b->connected = false;
+    back_disconnect(b);
+    b->failed = false;
+    if (b->state != XenbusStateClosing)
+        back_set_state(b, XenbusStateClosing);
 }
 
-/* Until the states are at rest with each other. The other end's is read once a turn; the watch was armed before. */
-static void follow(struct back *b)
+/* One row, if there is one; whether something has changed. The other end's state is read once; the watch was armed before. */
+static bool step(struct back *b)
 {
-    for (bool moved = true; moved && !b->failed;) {
-        moved = false;
-        u32 other = b->way->other(b);
-        b->other = other <= XenbusStateReconfigured ? other : XenbusStateUnknown;
-        for (u32 i = 0; i < COUNT(rules) && !moved; i++) {
-            if (!(rules[i].own >> b->state & 1) || !(rules[i].other >> b->other & 1))
-                continue;
-            moved = true;
-            if (rules[i].action == CONNECT) {
-                b->connected = b->way->connect(b);
-                if (!b->connected) {
-                    b->kind->disconnect(b);
-                    break;
-                }
-            } else if (rules[i].action == DISCONNECT)
-                disconnect(b);
-            else if (rules[i].action == OFFER)
-                b->way->offer(b);
-            back_set_state(b, rules[i].next);
-            if (b->closer && b->state == XenbusStateClosed)
-                thread_wake(b->closer);
+    u32 other = b->way->other(b), i = 0;
+    b->other = other <= XenbusStateReconfigured ? other : XenbusStateUnknown;
+    while (i < COUNT(rules) && !(rules[i].own >> b->state & 1 && rules[i].other >> b->other & 1))
+        i++;
+    if (i == COUNT(rules) || (rules[i].action == CONNECT && !b->way->ready(b)))
+        return false;
+    if (rules[i].action == CONNECT) {
+        b->connected = true; /* what a failed attempt took is given back as well */
+        if (!b->way->connect(b)) {
+            give_up(b);
+            return true;
         }
+    } else if (rules[i].action == DISCONNECT)
+        back_disconnect(b);
+    else if (rules[i].action == OFFER && b->way->offer(b))
+        return false;
+    back_set_state(b, rules[i].next);
+    if (b->closer && b->state == XenbusStateClosed)
+        thread_wake(b->closer);
+    return true;
+}
+
+/* A turn is short, whatever the front end does meanwhile. Whether there is more to do. */
+enum { STEPS = 4 };
+static bool turn(struct back *b)
+{
+    u32 n = 0;
+    if (b->noticed) {
+        b->noticed = false;
+        if (!b->settled && b->kind->settled(b))
+            b->settled = true;
     }
-    if (b->failed && b->state != XenbusStateClosing && b->state != XenbusStateClosed) {
-        disconnect(b);
-        back_set_state(b, XenbusStateClosing);
-    }
+    if (b->failed)
+        give_up(b);
+    while (n < STEPS && step(b))
+        n++;
+    bool more = b->connected && b->kind->work(b);
+    if (b->failed)
+        give_up(b);
+    return more || n == STEPS;
+}
+
+static volatile bool held;
+
+static bool is_free(void *arg)
+{
+    (void)arg;
+    return !held;
+}
+
+void back_hold(void)
+{
+    while (held)
+        thread_wait(is_free, NULL);
+    held = true;
+}
+
+void back_let_go(void)
+{
+    held = false;
 }
 
 static void work(void *arg)
 {
     (void)arg;
     for (;;) {
+        back_hold();
         events_mask();
         struct back *b = stirred_first;
         if (b) {
@@ -190,15 +251,12 @@ static void work(void *arg)
             b->queued = false;
         }
         events_unmask();
-        if (!b) {
-            thread_sleep();
+        if (b && turn(b))
+            back_stir(b);
+        back_let_go();
+        if (b)
             continue;
-        }
-        follow(b);
-        if (b->connected && !b->failed)
-            b->kind->work(b);
-        if (b->failed && b->connected)
-            follow(b);
+        thread_sleep();
     }
 }
 
@@ -209,8 +267,7 @@ void backends_init(void)
 
 void backends_report(void)
 {
-    for (u32 i = 0; i < HASH; i++)
-        for (struct back *b = devices[i]; b; b = b->next_same)
-            printf("%s %u of domain %u: state %u, front end %u, in %lu, out %lu, dropped %lu, errors %lu\n", b->kind->name, b->devid,
-                   b->frontend, b->state, b->other, b->in, b->out, b->dropped, b->errors);
+    for (struct back *b = back_next(NULL); b; b = back_next(b))
+        printf("%s %u of domain %u: state %u, front end %u, in %lu, out %lu, dropped %lu, errors %lu\n", b->kind->name, b->devid, b->frontend,
+               b->state, b->other, b->in, b->out, b->dropped, b->errors);
 }

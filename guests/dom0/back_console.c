@@ -1,5 +1,5 @@
-/* The console daemon, as xenconsoled does it: whenever a domain is introduced or released all domains are looked at; one that is new
- * is asked for its console in the store, and its ring is served from then on.
+/* The console daemon, as xenconsoled does it: whenever a domain is introduced or released all domains are looked at; of one that is new
+ * the directory of its console is watched until it says where the console is, and its ring is served from then on.
  */
 #include "back.h"
 #include "shell.h"
@@ -11,7 +11,7 @@ struct console {
     struct console *next_same, *next_stirred;
     u32 domid, handle, port;
     bool queued, seen;
-    volatile struct console_ring *ring;
+    volatile struct console_ring *ring; /* NULL: it is not known yet where */
     u64 said; /* bytes so far; the last ones are in history */
     char history[HISTORY];
 };
@@ -72,30 +72,52 @@ static void serve(void *arg)
     }
 }
 
-static void attach(u32 domid)
+static void watch(struct console *c, bool on)
+{
+    char path[48], token[24];
+    snprintf(path, sizeof path, "/local/domain/%u/console", c->domid);
+    snprintf(token, sizeof token, "console:%u", c->domid);
+    if (on)
+        xenstore_watch(path, token);
+    else
+        xenstore_unwatch(path, token);
+}
+
+static void appear(u32 domid)
+{
+    struct console *c = memory_take(sizeof *c);
+    if (!c) {
+        printf("console of domain %u: dom0 has no memory left for it\n", domid);
+        return;
+    }
+    c->domid = domid;
+    c->next_same = consoles[domid % HASH];
+    consoles[domid % HASH] = c;
+    watch(c, true);
+}
+
+static void attach(struct console *c)
 {
     char directory[48];
-    snprintf(directory, sizeof directory, "/local/domain/%u/console", domid);
-    u64 port = back_number(directory, "port", ~0UL);
-    if (port == ~0UL)
+    u32 handle;
+    snprintf(directory, sizeof directory, "/local/domain/%u/console", c->domid);
+    u32 port = back_word(directory, "port");
+    if (port == NO_NUMBER)
+        return; /* not yet */
+    struct evtchn_bind_interdomain bind = {(u16)c->domid, port, 0};
+    struct back guest = {.frontend = c->domid};
+    void *page = back_map(&guest, 0, &handle); /* its builder grants it with the first reference */
+    if (!page)
         return;
-    struct gnttab_map map = {(u64)area_reserve(), GNTMAP_host_map, 0, (u16)domid, 0, 0, 0};
-    struct evtchn_bind_interdomain bind = {(u16)domid, (u32)port, 0};
-    struct console *c = memory_take(sizeof *c);
-    if (!c || hypercall_grant_table_op(GNTTABOP_map_grant_ref, &map, 1) || map.status) {
-        area_release((void *)map.host_addr);
-        memory_release(c);
-        return;
-    }
     if (hypercall_event_channel_op(EVTCHNOP_bind_interdomain, &bind)) {
-        back_unmap((void *)map.host_addr, map.handle);
-        memory_release(c);
+        back_unmap(page, handle);
         return;
     }
-    *c = (struct console){.next_same = consoles[domid % HASH], .domid = domid, .handle = map.handle, .port = bind.local_port,
-                          .ring = (volatile struct console_ring *)map.host_addr};
-    consoles[domid % HASH] = c;
+    c->ring = page;
+    c->handle = handle;
+    c->port = bind.local_port;
     event_bind(c->port, rang, c);
+    watch(c, false);
     drain(c);
 }
 
@@ -105,7 +127,11 @@ static void detach(struct console *c)
     while (*at != c)
         at = &(*at)->next_same;
     *at = c->next_same;
-    event_close(c->port);
+    if (c->ring) {
+        event_close(c->port);
+        back_unmap((void *)c->ring, c->handle);
+    } else
+        watch(c, false);
     events_mask();
     for (struct console *volatile *s = &stirred; *s; s = (struct console *volatile *)&(*s)->next_stirred)
         if (*s == c) {
@@ -113,8 +139,18 @@ static void detach(struct console *c)
             break;
         }
     events_unmask();
-    back_unmap((void *)c->ring, c->handle);
     memory_release(c);
+}
+
+static void console_event(const char *path, const char *token)
+{
+    u32 domid = 0;
+    (void)path;
+    for (const char *p = token + sizeof "console:" - 1; *p; p++)
+        domid = domid * 10 + (u32)(*p - '0');
+    struct console *c = find(domid);
+    if (c && !c->ring)
+        attach(c);
 }
 
 static void domains_event(const char *path, const char *token)
@@ -128,7 +164,7 @@ static void domains_event(const char *path, const char *token)
             struct console *c = find(infos[i].domid);
             bool dying = infos[i].flags & 1;
             if (!c && !dying && infos[i].domid != store_domid)
-                attach(infos[i].domid);
+                appear(infos[i].domid);
             c = find(infos[i].domid);
             if (c && !dying)
                 c->seen = true;
@@ -159,7 +195,7 @@ u64 console_history(u32 domid, char *to, u64 n)
 int console_type(u32 domid, const char *text, u64 n)
 {
     struct console *c = find(domid);
-    if (!c)
+    if (!c || !c->ring)
         return -ENODEV;
     volatile struct console_ring *r = c->ring;
     if (n > sizeof r->in - (r->in_prod - r->in_cons))
@@ -176,6 +212,7 @@ void consoles_init(void)
 {
     server = thread_start("consoles", serve, NULL);
     store_listen("domlist", domains_event);
+    store_listen("console:", console_event);
     xenstore_watch("@introduceDomain", "domlist");
     xenstore_watch("@releaseDomain", "domlist");
 }

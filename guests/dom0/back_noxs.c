@@ -22,11 +22,18 @@ static void publish(struct back *b, u32 state)
     }
 }
 
-static void offer(struct back *b) { b->kind->offer(b); }
+static int offer(struct back *b) { return b->kind->offer(b); }
 static bool connect(struct back *b) { return b->kind->connect(b); }
-const struct back_way way_noxs = {other, publish, offer, connect};
 
-static const struct back_kind *const kinds[] = {NULL, &back_sysctl, &back_vif, NULL};
+static bool ready(struct back *b)
+{
+    (void)b;
+    return true; /* what a script would do is done when the device is made */
+}
+
+const struct back_way way_noxs = {other, publish, offer, ready, connect};
+
+static const struct back_kind *const kinds[] = {NULL, &back_sysctl, &back_vif, &back_vbd};
 static struct left { void *page; u32 grant; struct left *next; } *leftovers; /* pages that a guest still has mapped */
 
 static void collect(void)
@@ -64,7 +71,11 @@ int noxs_device_create(u32 type, u32 frontend, u32 devid, const union device_con
     b->grant = *grant = grant_access(frontend, va_to_mfn(b->page), false);
     b->port = *port = (u32)local;
     event_bind(b->port, back_event, b);
-    b->kind->offer(b);
+    int rc = b->kind->offer(b);
+    if (rc) {
+        noxs_device_destroy(type, frontend, devid);
+        return rc;
+    }
     back_set_state(b, XenbusStateInitWait);
     return 0;
 }
@@ -77,8 +88,7 @@ int noxs_device_configure(u32 type, u32 frontend, u32 devid, const union device_
     if (b->state != XenbusStateInitWait)
         return -EBUSY;
     b->config = *c;
-    b->kind->offer(b);
-    return 0;
+    return b->kind->offer(b);
 }
 
 int noxs_device_destroy(u32 type, u32 frontend, u32 devid)
@@ -86,8 +96,7 @@ int noxs_device_destroy(u32 type, u32 frontend, u32 devid)
     struct back *b = back_find(type, frontend, devid);
     if (!b)
         return -ENOENT;
-    if (b->connected)
-        b->kind->disconnect(b);
+    back_disconnect(b); /* before the front end hears of it, and takes its pages back */
     back_set_state(b, XenbusStateClosed);
     event_close(b->port);
     struct left *l = memory_take(sizeof *l);

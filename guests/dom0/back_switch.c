@@ -56,7 +56,7 @@ void bridge_leave(struct bridge *g, struct back *b)
             g->addresses[i].port = NULL;
 }
 
-void bridge_frame(struct bridge *g, struct back *from, const u8 *frame, u32 n, bool blank)
+void bridge_frame(struct bridge *g, struct back *from, u8 *frame, u32 n, bool blank)
 {
     const u8 *to = frame, *source = frame + 6;
     if (!(source[0] & 1)) { /* a group's address is nobody's */
@@ -67,10 +67,10 @@ void bridge_frame(struct bridge *g, struct back *from, const u8 *frame, u32 n, b
     u32 i = place_of(to);
     if (!(to[0] & 1) && g->addresses[i].port && !memcmp(g->addresses[i].mac, to, 6)) {
         if (g->addresses[i].port != from)
-            vif_deliver(g->addresses[i].port, frame, n, blank);
+            vif_deliver(g->addresses[i].port, frame, n, &blank);
         return;
     }
     for (u32 p = 0; p < g->nports; p++)
         if (g->ports[p] != from)
-            vif_deliver(g->ports[p], frame, n, blank);
+            vif_deliver(g->ports[p], frame, n, &blank);
 }

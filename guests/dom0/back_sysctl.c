@@ -1,9 +1,10 @@
 /* The sysctl device: power operations by a byte in the control page; the guest says that it heard by closing the device. */
 #include "back.h"
 
-static void offer(struct back *b)
+static int offer(struct back *b)
 {
     ((struct noxs_sysctl *)b->page)->command = 0;
+    return 0;
 }
 
 static bool connect(struct back *b)
@@ -17,7 +18,13 @@ static void nothing(struct back *b)
     (void)b;
 }
 
-const struct back_kind back_sysctl = {noxs_dev_sysctl, "sysctl", offer, connect, NULL, NULL, nothing, nothing};
+static bool no_work(struct back *b)
+{
+    (void)b;
+    return false;
+}
+
+const struct back_kind back_sysctl = {noxs_dev_sysctl, "sysctl", offer, connect, NULL, NULL, NULL, NULL, nothing, nothing, no_work};
 
 int noxs_guest_close(u32 domid, u32 reason)
 {

@@ -10,12 +10,12 @@ struct vif {
 };
 static u8 frame[FRAME_MAX] aligned(4096); /* one at a time: the thread of the back ends does not yield in between */
 
-static void offer(struct back *b)
+static int offer(struct back *b)
 {
     struct noxs_vif *page = (struct noxs_vif *)b->page;
     const struct vif_config *c = &b->config.vif;
     page->vifid = b->devid;
-    page->be_feat = VIF_BE_rx_copy | VIF_BE_sg;
+    page->be_feat = VIF_BE_rx_copy | VIF_BE_sg | VIF_BE_split_event_channels;
     page->max_queues = 1;
     page->num_queues = 1;
     page->tx_ring_ref = page->rx_ring_ref = ~0U;
@@ -23,6 +23,7 @@ static void offer(struct back *b)
     for (u32 i = 0; i < 6; i++)
         page->mac[i] = c->mac[i];
     memcpy(page->bridge, c->bridge, sizeof page->bridge);
+    return 0;
 }
 
 static void disconnect(struct back *b)
@@ -49,7 +50,7 @@ static bool connect(struct back *b)
 {
     const struct noxs_vif *page = (const struct noxs_vif *)b->page;
     u32 features = page->fe_feat;
-    struct vif_words w = {page->tx_ring_ref, page->rx_ring_ref, page->event_channel_tx, page->event_channel_rx,
+    struct vif_words w = {page->tx_ring_ref, page->rx_ring_ref, page->event_channel_tx, page->event_channel_rx, page->num_queues,
                           page->request_rx_copy, features & VIF_FE_sg, features & VIF_FE_no_csum_offload};
     return vif_connect(b, &w);
 }
@@ -63,8 +64,8 @@ bool vif_connect(struct back *b, const struct vif_words *w)
     }
     v->sg = w->sg;
     v->needs_sums = w->needs_sums;
-    if (!w->copies) {
-        back_fail(b, "it does not let its buffers be copied to");
+    if (!w->copies || w->queues != 1) {
+        back_fail(b, w->copies ? "it asks for more queues than were offered" : "it does not let its buffers be copied to");
         return false;
     }
     void *tx = back_map(b, w->tx_ref, &v->tx_handle);
@@ -92,23 +93,6 @@ bool vif_connect(struct back *b, const struct vif_words *w)
     if (!v->joined)
         back_fail(b, "none, but dom0 has no memory left");
     return v->joined;
-}
-
-static struct gnttab_copy_end ours(const u8 *at)
-{
-    return (struct gnttab_copy_end){{.gmfn = va_to_mfn(at)}, DOMID_SELF, (u16)((u64)at & (PAGE_SIZE - 1))};
-}
-
-/* Copy `n` bytes of a granted page to `to`, which may cross a page's end; two entries at most. */
-static u32 from_grant(struct gnttab_copy *copies, u16 domid, u32 ref, u32 offset, u8 *to, u32 n)
-{
-    u32 used = 0;
-    for (u32 here; n; n -= here, offset += here, to += here) {
-        here = (u32)(PAGE_SIZE - ((u64)to & (PAGE_SIZE - 1)));
-        here = here < n ? here : n;
-        copies[used++] = (struct gnttab_copy){{{.ref = ref}, domid, (u16)offset}, ours(to), (u16)here, GNTCOPY_source_gref, 0};
-    }
-    return used;
 }
 
 static u32 sum_add(u32 sum, const u8 *data, u32 n)
@@ -139,10 +123,11 @@ static void fill_sum(u8 *f, u32 n)
     f[place + 1] = (u8)sum;
 }
 
-void vif_deliver(struct back *b, const u8 *data, u32 n, bool blank)
+void vif_deliver(struct back *b, u8 *data, u32 n, bool *blank)
 {
     struct vif *v = b->own;
     struct gnttab_copy copies[NETIF_SLOTS_MAX];
+    struct back_copy c = {copies, COUNT(copies), 0, false};
     struct netif_rx_request q[NETIF_SLOTS_MAX];
     u32 slots = (n + 4095) / 4096;
     if (!b->connected || b->failed)
@@ -157,20 +142,20 @@ void vif_deliver(struct back *b, const u8 *data, u32 n, bool blank)
         b->dropped++;
         return;
     }
-    if (blank && v->needs_sums) {
-        fill_sum((u8 *)data, n);
-        blank = false;
+    if (*blank && v->needs_sums) {
+        fill_sum(data, n);
+        *blank = false;
     }
     for (u32 i = 0; i < slots; i++) { /* `data` begins a page, so no piece crosses one */
         u32 here = n - i * 4096 < 4096 ? n - i * 4096 : 4096;
         ring_get_request(&v->rx, &q[i]);
-        copies[i] = (struct gnttab_copy){ours(data + i * 4096), {{.ref = q[i].gref}, (u16)b->frontend, 0}, (u16)here, GNTCOPY_dest_gref, 0};
+        back_copy_add(&c, b, true, q[i].gref, 0, data + i * 4096, here);
     }
-    bool called = !hypercall_grant_table_op(GNTTABOP_copy, copies, slots);
+    back_copy_end(&c);
     for (u32 i = 0; i < slots; i++) {
-        bool good = called && copies[i].status == GNTST_okay;
+        bool good = copies[i].status == GNTST_okay;
         u16 flags = i + 1 < slots ? NETRXF_more_data : 0;
-        if (!i && blank)
+        if (!i && *blank)
             flags |= NETRXF_csum_blank | NETRXF_data_validated;
         ring_put_response(&v->rx, &(struct netif_rx_response){q[i].id, 0, flags, good ? (short)copies[i].len : (short)NETIF_RSP_ERROR});
         b->errors += !good;
@@ -185,7 +170,8 @@ static s64 take(struct back *b, struct vif *v, s64 *waiting, bool *blank)
 {
     struct netif_tx_request q[NETIF_SLOTS_MAX];
     struct gnttab_copy copies[2 * NETIF_SLOTS_MAX];
-    u32 n = 0, used = 0, at = 0;
+    struct back_copy c = {copies, COUNT(copies), 0, false};
+    u32 n = 0, at = 0;
     do {
         if (*waiting <= 0 || n == NETIF_SLOTS_MAX)
             return -1;
@@ -204,39 +190,42 @@ static s64 take(struct back *b, struct vif *v, s64 *waiting, bool *blank)
         u32 size = i ? q[i].size : head;
         if (!size || q[i].offset + size > PAGE_SIZE || at + size > FRAME_MAX)
             return -1;
-        used += from_grant(copies + used, (u16)b->frontend, q[i].gref, q[i].offset, frame + at, size);
+        back_copy_add(&c, b, false, q[i].gref, q[i].offset, frame + at, size);
         at += size;
     }
-    bool good = at >= HEADER && !hypercall_grant_table_op(GNTTABOP_copy, copies, used);
-    for (u32 i = 0; i < used; i++)
-        good = good && copies[i].status == GNTST_okay;
+    bool good = back_copy_end(&c) && at >= HEADER;
     *blank = q[0].flags & NETTXF_csum_blank;
     for (u32 i = 0; i < n; i++)
         ring_put_response(&v->tx, &(struct netif_tx_response){q[i].id, good ? NETIF_RSP_OKAY : NETIF_RSP_ERROR});
     return good ? at : 0;
 }
 
-static void work(struct back *b)
+static bool work(struct back *b)
 {
     struct vif *v = b->own;
-    do {
-        s64 waiting = ring_requests(&v->tx);
-        if (waiting < 0)
-            back_fail(b, "impossible req_prod on the transmit ring");
-        bool any = waiting > 0;
-        while (waiting > 0 && !b->failed) {
-            bool blank = false;
-            s64 n = take(b, v, &waiting, &blank);
-            if (n < 0)
-                back_fail(b, "a transmit request that nobody may send");
-            else if (n)
-                bridge_frame(v->bridge, b, frame, (u32)n, blank);
-            b->in += n > 0;
-            b->errors += n <= 0;
-        }
-        if (any && !b->failed && ring_push_responses(&v->tx))
-            event_send(v->port_tx);
-    } while (!b->failed && !ring_idle_requests(&v->tx));
+    s64 waiting = ring_requests(&v->tx);
+    if (waiting < 0)
+        back_fail(b, "impossible req_prod on the transmit ring");
+    bool any = waiting > 0;
+    while (waiting > 0 && !b->failed) {
+        bool blank = false;
+        s64 n = take(b, v, &waiting, &blank);
+        if (n < 0)
+            back_fail(b, "a transmit request that nobody may send");
+        else if (n)
+            bridge_frame(v->bridge, b, frame, (u32)n, blank);
+        b->in += n > 0;
+        b->errors += !n;
+    }
+    if (any && !b->failed && ring_push_responses(&v->tx))
+        event_send(v->port_tx);
+    return !b->failed && !ring_idle_requests(&v->tx);
 }
 
-const struct back_kind back_vif = {noxs_dev_vif, "vif", offer, connect, vif_offer_xs, vif_connect_xs, disconnect, work};
+static void close(struct back *b)
+{
+    (void)b;
+}
+
+const struct back_kind back_vif = {noxs_dev_vif, "vif", offer, connect, vif_offer_xs, vif_connect_xs, "hotplug-status", vif_settled, disconnect,
+                                   close, work};

@@ -1,29 +1,40 @@
 /* What a vif's back end says and reads over XenStore (io/netif.h of Xen; the order is Linux's netback's). */
 #include "back.h"
 
-void vif_offer_xs(struct back *b)
+int vif_offer_xs(struct back *b)
 {
-    static const char *const features[] = {"feature-sg", "feature-rx-copy"};
-    char mac[24];
-    struct vif_config *c = &b->config.vif;
-    back_text(b->path, "mac", mac, sizeof mac);
-    if (!back_text(b->path, "bridge", c->bridge, sizeof c->bridge))
-        snprintf(c->bridge, sizeof c->bridge, "xenbr0");
+    static const struct { const char *name; u32 value; } features[] = { /* what is 0 is not done: neither offloads nor groups nor a control ring */
+        {"feature-sg", 1}, {"feature-gso-tcpv4", 0}, {"feature-gso-tcpv6", 0}, {"feature-ipv6-csum-offload", 0}, {"feature-rx-copy", 1},
+        {"feature-rx-flip", 0}, {"feature-multicast-control", 0}, {"feature-dynamic-multicast-control", 0}, {"feature-split-event-channels", 1},
+        {"multi-queue-max-queues", 1}, {"feature-ctrl-ring", 0}};
     for (u32 i = 0; i < COUNT(features); i++)
-        back_put(b, features[i], "1");
-    back_put(b, "feature-rx-flip", "0");
-    back_put(b, "feature-split-event-channels", "1");
-    back_put(b, "multi-queue-max-queues", "1");
-    back_put(b, "hotplug-status", "connected"); /* what xendevd says when the interface is on its bridge: here it always is */
+        back_put(b, features[i].name, "%u", features[i].value);
+    return 0;
+}
+
+/* Written when the interface is on its bridge: by xl's script, or by xendevd. */
+bool vif_settled(struct back *b)
+{
+    char status[16];
+    back_text(b->path, "hotplug-status", status, sizeof status);
+    if (strcmp(status, "connected"))
+        return false;
+    back_await(b, false);
+    return true;
 }
 
 bool vif_connect_xs(struct back *b)
 {
-    struct vif_words w = {.tx_ref = (u32)back_number(b->front, "tx-ring-ref", ~0U), .rx_ref = (u32)back_number(b->front, "rx-ring-ref", ~0U)};
-    u64 port = back_number(b->front, "event-channel-tx", ~0UL);
-    w.tx_port = w.rx_port = (u32)(port == ~0UL ? back_number(b->front, "event-channel", ~0U) : port);
-    if (port != ~0UL)
-        w.rx_port = (u32)back_number(b->front, "event-channel-rx", ~0U);
+    struct vif_config *c = &b->config.vif;
+    struct vif_words w = {.queues = (u32)back_number(b->front, "multi-queue-num-queues", 1), .tx_ref = back_word(b->front, "tx-ring-ref"),
+                          .rx_ref = back_word(b->front, "rx-ring-ref")};
+    if (!back_text(b->path, "bridge", c->bridge, sizeof c->bridge) || !c->bridge[0])
+        snprintf(c->bridge, sizeof c->bridge, "xenbr0");
+    w.tx_port = w.rx_port = back_word(b->front, "event-channel-tx");
+    if (w.tx_port == NO_NUMBER)
+        w.tx_port = w.rx_port = back_word(b->front, "event-channel");
+    else
+        w.rx_port = back_word(b->front, "event-channel-rx");
     w.copies = back_number(b->front, "request-rx-copy", 0) == 1;
     w.sg = back_number(b->front, "feature-sg", 0) == 1;
     w.needs_sums = back_number(b->front, "feature-no-csum-offload", 0) == 1;

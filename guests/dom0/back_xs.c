@@ -5,7 +5,7 @@
 #include "store_watch.h"
 
 enum { PARTS = 4 };
-static const struct back_kind *const kinds[] = {&back_vif};
+static const struct back_kind *const kinds[] = {&back_vif, &back_vbd};
 #define ROOT "/local/domain/0/backend"
 
 bool back_text(const char *directory, const char *name, char *to, u32 size)
@@ -32,6 +32,12 @@ u64 back_number(const char *directory, const char *name, u64 otherwise)
     return value;
 }
 
+u32 back_word(const char *directory, const char *name)
+{
+    u64 value = back_number(directory, name, NO_NUMBER);
+    return value < NO_NUMBER ? (u32)value : NO_NUMBER;
+}
+
 void back_put(struct back *b, const char *name, const char *format, ...)
 {
     char path[128], value[64];
@@ -49,9 +55,36 @@ static u32 other(struct back *b)
 }
 
 static void publish(struct back *b, u32 state) { back_put(b, "state", "%u", state); }
-static void offer(struct back *b) { b->kind->offer_xs(b); }
 static bool connect(struct back *b) { return b->kind->connect_xs(b); }
-const struct back_way way_xs = {other, publish, offer, connect};
+
+/* Once the toolstack has taken it offline there is no next time. */
+static int offer(struct back *b)
+{
+    return back_number(b->path, "online", 1) ? b->kind->offer_xs(b) : -ENODEV;
+}
+
+void back_await(struct back *b, bool on)
+{
+    char path[96], token[40];
+    if (b->awaiting == on)
+        return;
+    b->awaiting = on;
+    snprintf(path, sizeof path, "%s/%s", b->path, b->kind->awaits);
+    snprintf(token, sizeof token, "await:%u:%u:%u", b->kind->type, b->frontend, b->devid);
+    if (on)
+        xenstore_watch(path, token);
+    else
+        xenstore_unwatch(path, token);
+}
+
+static bool ready(struct back *b)
+{
+    if (!b->settled)
+        back_await(b, true);
+    return b->settled;
+}
+
+const struct back_way way_xs = {other, publish, offer, ready, connect};
 
 /* The parts of "kind/frontend/devid" behind ROOT; how many there are. */
 static u32 parts(const char *path, char names[PARTS][32])
@@ -103,54 +136,94 @@ static void device_probe(const struct back_kind *kind, u32 frontend, u32 devid, 
     b->way = &way_xs;
     snprintf(b->path, sizeof b->path, "%s", path);
     snprintf(b->front, sizeof b->front, "%s", front);
-    b->way->offer(b);
+    b->kind->offer_xs(b);
     back_set_state(b, XenbusStateInitWait);
+    xendevd(b);
     watch_state(b, true);
+}
+
+static void device_gone(struct back *b)
+{
+    watch_state(b, false);
+    back_await(b, false);
+    back_free(b);
+}
+
+/* A directory above those of devices has changed: when it is gone, so are they. */
+static void directory_event(const char *path)
+{
+    static char children[1024];
+    u64 n = strlen(path);
+    if (xenstore_directory(0, path, children, sizeof children) >= 0)
+        return;
+    for (struct back *b = back_next(NULL), *next; b; b = next) {
+        next = back_next(b);
+        if (b->way == &way_xs && !strncmp(b->path, path, n) && b->path[n] == '/')
+            device_gone(b);
+    }
+}
+
+static void device_event(const struct back_kind *kind, u32 frontend, u32 devid)
+{
+    static char children[1024];
+    char device[64];
+    snprintf(device, sizeof device, "%s/%s/%u/%u", ROOT, kind->name, frontend, devid);
+    bool there = xenstore_directory(0, device, children, sizeof children) > 0;
+    struct back *b = back_find(kind->type, frontend, devid);
+    if (there && !b)
+        device_probe(kind, frontend, devid, device);
+    else if (!there && b && b->way == &way_xs)
+        device_gone(b);
 }
 
 static void backend_event(const char *path, const char *token)
 {
-    static char names[PARTS][32], children[1024];
-    char device[64];
-    u32 frontend, devid;
+    static char names[PARTS][32];
+    u32 frontend, devid, n = parts(path, names);
     (void)token;
-    if (parts(path, names) < 3 || !number(names[1], &frontend) || !number(names[2], &devid))
-        return;
-    for (u32 i = 0; i < COUNT(kinds); i++) {
-        if (strcmp(kinds[i]->name, names[0]))
-            continue;
-        snprintf(device, sizeof device, "%s/%s/%u/%u", ROOT, names[0], frontend, devid);
-        bool there = xenstore_directory(0, device, children, sizeof children) > 0;
-        struct back *b = back_find(kinds[i]->type, frontend, devid);
-        if (there && !b)
-            device_probe(kinds[i], frontend, devid, device);
-        else if (!there && b && b->way == &way_xs) {
-            if (b->connected)
-                b->kind->disconnect(b);
-            watch_state(b, false);
-            back_free(b);
-        }
-    }
+    back_hold();
+    if (n == 1 || n == 2)
+        directory_event(path);
+    for (u32 i = 0; i < COUNT(kinds) && n >= 3; i++)
+        if (!strcmp(kinds[i]->name, names[0]) && number(names[1], &frontend) && number(names[2], &devid))
+            device_event(kinds[i], frontend, devid);
+    back_let_go();
 }
 
-static void front_event(const char *path, const char *token)
+static struct back *named(const char *token)
 {
     u32 words[3] = {0, 0, 0}, n = 0;
-    (void)path;
-    for (const char *p = token + 6; *p && n < 3; p++)
+    for (const char *p = token + sizeof "front:" - 1; *p && n < 3; p++)
         if (*p == ':')
             n++;
         else
             words[n] = words[n] * 10 + (u32)(*p - '0');
-    struct back *b = back_find(words[0], words[1], words[2]);
+    return back_find(words[0], words[1], words[2]);
+}
+
+static void front_event(const char *path, const char *token)
+{
+    struct back *b = named(token);
+    (void)path;
     if (b)
         back_stir(b);
+}
+
+static void awaited_event(const char *path, const char *token)
+{
+    struct back *b = named(token);
+    (void)path;
+    if (!b || !b->awaiting)
+        return;
+    b->noticed = true;
+    back_stir(b);
 }
 
 void backends_xenstore(void)
 {
     store_listen("backend", backend_event);
     store_listen("front:", front_event);
+    store_listen("await:", awaited_event);
     xenstore_watch(ROOT, "backend");
     consoles_init();
 }

@@ -21,7 +21,7 @@ static bool pending(void *arg)
     return xenstore_pending();
 }
 
-static struct { const char *prefix; store_listener heard; } listeners[4];
+static struct { const char *prefix; store_listener heard; } listeners[8];
 static u32 nlisteners;
 
 static bool listened(const char *path, const char *token)

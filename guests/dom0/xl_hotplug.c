@@ -10,7 +10,7 @@ int hotplug_vif(struct scope *s)
     return STORE_SEND(s, online);
 }
 
-enum { LOOP_MAJOR = 7, NAMES = 4096 };
+enum { LOOP_MAJOR = 7, NAMES = 4096 }; /* of Linux's loop devices */
 
 /* A file's number stands for the loop device that it would be bound to. */
 static u32 file_number(const char *target)
@@ -61,6 +61,8 @@ int hotplug_block(struct scope *s)
     u32 number = file_number(s->words['t' - 'A']);
     if (number == ~0U)
         return rc ? rc : guest_fail(s->guest, -ENOENT, "its disk is not in the file area");
+    if (!rc && *s->words['o' - 'A'] == 'w' && !file_nth(number)->writable)
+        return guest_fail(s->guest, -EACCES, "its disk is a file that may not be written to");
     snprintf(device, sizeof device, "%x:%x", LOOP_MAJOR, number);
     if (rc || (rc = check_sharing(s, device)))
         return rc;
