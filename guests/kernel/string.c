@@ -21,7 +21,10 @@ void *memcpy(void *to, const void *from, u64 n)
 
 int memcmp(const void *a, const void *b, u64 n)
 {
-    for (const u8 *x = a, *y = b; n--; x++, y++)
+    const u8 *x = a, *y = b;
+    for (; n >= 8 && *(const u64 *)x == *(const u64 *)y; n -= 8)
+        x += 8, y += 8;
+    for (; n--; x++, y++)
         if (*x != *y)
             return *x - *y;
     return 0;
@@ -29,10 +32,15 @@ int memcmp(const void *a, const void *b, u64 n)
 
 u64 strlen(const char *s)
 {
-    u64 n = 0;
-    while (s[n])
-        n++;
-    return n;
+    const char *p = s;
+    for (; (u64)p % 8; p++)
+        if (!*p)
+            return (u64)(p - s);
+    const u64 *words = (const u64 *)p; /* a word does not reach into another page */
+    u64 zero;
+    while (!(zero = (*words - 0x0101010101010101UL) & ~*words & 0x8080808080808080UL))
+        words++;
+    return (u64)((const char *)words - s) + (u64)__builtin_ctzl(zero) / 8;
 }
 
 int strcmp(const char *a, const char *b)

@@ -6,7 +6,7 @@
  */
 #include "db.h"
 
-enum { BUCKETS = 7919, SIZES = 48, START = 1 << 13 };
+enum { BUCKETS = 7919, SIZES = 48, START = 1 << 14, SLACK = 4096 }; /* SLACK: what most transactions add is less */
 struct record {
     u32 next, room;                        /* in its bucket, or among the free; its own size, words */
     u32 hash, path, nperms, length, names; /* of its parts, in this order: bytes, but permissions are counted */
@@ -60,7 +60,7 @@ static u32 lookup(struct db *d, const char *path, u32 n)
     u32 hash = hash_of(path, n), place = d->buckets[hash % BUCKETS];
     while (place) {
         struct record *r = at(d, place);
-        if (r->hash == hash && r->path == n && !strncmp(path_of(r), path, n))
+        if (r->hash == hash && r->path == n && !memcmp(path_of(r), path, n))
             break;
         place = r->next;
     }
@@ -161,7 +161,7 @@ static struct db *flat_copy(struct db *d)
 {
     struct handle *h = db_memory(sizeof *h);
     struct db *from = ((struct handle *)d)->block;
-    u32 room = from->used + 512; /* a transaction adds little */
+    u32 room = from->used + SLACK;
     h->block = db_memory(room * 8UL);
     copy_words((u64 *)h->block, (u64 *)from, from->used);
     h->block->room = room;

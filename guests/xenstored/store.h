@@ -12,7 +12,7 @@ enum { XS_IS_DOMAIN_INTRODUCED = 17, XS_RESUME, XS_SET_TARGET, XS_RESET_WATCHES 
 enum change_kind { WRITTEN, REMOVED, PERMISSIONS };
 
 struct out { struct out *next; u32 size, sent; u8 data[]; }; /* a message on its way */
-struct watch { struct watch *next, *next_same; struct conn *conn; char *path, *token; u32 base, depth; }; /* base: bytes not told */
+struct watch { struct watch *next, *next_same; struct conn *conn; char *path, *token; u32 length, base, depth; }; /* base: bytes not told */
 struct operation { struct operation *next; u32 type, length, answer; u8 body[]; }; /* answer: a hash of what was said */
 struct change { struct change *next; enum change_kind kind; char path[]; };
 struct owner { struct owner *next; u32 domid, incarnation; s32 nodes; bool named; };

@@ -39,11 +39,11 @@ static bool hears(const struct watch *w, const struct asked *a)
     return false;
 }
 
-/* How many levels a path lies below another; ~0 when it does not. */
-static u32 levels(const char *path, const char *above)
+/* How many levels a path of so many bytes lies below what is watched; ~0 when it does not. */
+static u32 levels(const char *path, u64 length, const struct watch *w)
 {
-    u64 n = above[1] ? strlen(above) : 0;
-    if (strncmp(path, above, n) || (path[n] && path[n] != '/'))
+    u64 n = w->length > 1 ? w->length : 0;
+    if (length < n || (path[n] && path[n] != '/') || memcmp(path, w->path, n))
         return ~0U;
     u32 count = 0;
     for (const char *p = path + n; *p && path[1]; p++)
@@ -54,18 +54,19 @@ static u32 levels(const char *path, const char *above)
 /* Tell the watches of a path; `exact`: not those above it. */
 static void fire(const char *path, const struct asked *a, bool exact)
 {
+    u64 length = strlen(path);
     if (copies) {
         for (struct conn *c = conns; c; c = c->next)
             for (struct watch *w = c->watches; w; w = w->next) {
-                u32 below = w->path[0] == '@' ? ~0U : levels(path, w->path);
+                u32 below = w->path[0] == '@' ? ~0U : levels(path, length, w);
                 if (below != ~0U && (exact ? !below : below <= w->depth) && hears(w, a))
                     tell(w, path);
             }
         return;
     }
-    for (u64 end = strlen(path);;) {
+    for (u64 end = length;;) {
         for (struct watch *w = by_path[hash(path, end) % HASH]; w; w = w->next_same)
-            if (strlen(w->path) == end && !strncmp(w->path, path, end) && levels(path, w->path) <= w->depth && hears(w, a))
+            if (w->length == end && levels(path, length, w) <= w->depth && hears(w, a))
                 tell(w, path);
         if (exact || end == 1)
             return;
@@ -217,7 +218,7 @@ int do_watch(struct work *k)
         return E2BIG;
     u64 n = strlen(path) + 1, t = strlen(token) + 1;
     struct watch *w = db_memory(sizeof *w + n + t), **same = &by_path[hash(path, n - 1) % HASH];
-    *w = (struct watch){NULL, NULL, c, (char *)(w + 1), (char *)(w + 1) + n, 0, depth};
+    *w = (struct watch){NULL, NULL, c, (char *)(w + 1), (char *)(w + 1) + n, (u32)(n - 1), 0, depth};
     if (given[0] != '/' && given[0] != '@')
         w->base = (u32)(n - 1 - strlen(given) - 1); /* without the / between */
     memcpy(w->path, path, n);
