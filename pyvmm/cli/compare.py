@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from pyvmm.cli.numbers import numbers_option
 from pyvmm.cli.output import open_output
 from pyvmm.cli.sweeps import Kept, Sweep, directory, run
 
@@ -17,22 +18,10 @@ COLUMNS = ("config", "hypervisor", "xenstore", "devices", "load", "toolstack", "
 CROSSINGS = ("hypercalls", "events", "switches", "store_messages")
 
 
-def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
-    try:
-        found = sorted({int(word) for word in text.split(",")})
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is no list of numbers like 1,10,100") from None
-    if not 1 <= found[0] <= found[-1] <= 8000:
-        raise click.BadParameter("creations are numbered from 1 to 8000")
-    return tuple(found)
-
-
 @click.command("compare")
 @click.option("--designs", metavar="A,B", help="The designs to compare (default: all).")
 @click.option("--guest", default="daytime", show_default=True, help="The guest that is made: noop, hello or daytime.")
-@click.option(
-    "-n", "numbers", default="1,10,100", show_default=True, callback=_numbers, help="Which creations to show."
-)
+@numbers_option("1,10,100", "Which creations to show.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the rows to FILE ('-' for stdout).")
 @click.option(
     "--profile", "profile_dir", metavar="DIR", help="Write each creation's call paths (folded stacks) to DIR."

@@ -15,6 +15,7 @@ COMMANDS = {  # name: (module, what `pyvmm --help` says of it); modules are impo
     "create": ("pyvmm.cli.create", "Boot several guests from configuration files on one host."),
     "serve": ("pyvmm.cli.serve", "Keep a host running, with its XenStore on a Unix socket."),
     "compare": ("pyvmm.cli.compare", "Compare toolstack designs, instruction by instruction."),
+    "figures": ("pyvmm.cli.figures", "Redraw the LightVM paper's figures for our guests, as one page."),
     "images": ("pyvmm.cli.images", "List the guest images that ship with pyvmm, or build them again."),
 }
 

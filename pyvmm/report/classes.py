@@ -65,3 +65,8 @@ def _of(name: str, file: str) -> str | None:
         if fnmatchcase(name, function) and fnmatchcase(file, source):
             return found
     return None
+
+
+def prepares(stack: tuple[str, str, tuple[tuple[str, str], ...], int]) -> bool:
+    """Whether a stack (domain, role, call path, instructions) is work for guests that nobody has asked for yet."""
+    return class_of(stack[1], stack[2]) == PREPARE

@@ -1,0 +1,199 @@
+"""``pyvmm figures``: the paper's Figs 4, 5, 9 and 10 for our guests, as one page and as SVG files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pyvmm.cli.numbers import numbers_option
+from pyvmm.cli.sweeps import Kept, Measured, Sweep, directory, run
+from pyvmm.errors import PyvmmError, UsageError
+
+if TYPE_CHECKING:
+    from pyvmm.report.figures_page import Flame, Section
+    from pyvmm.report.growth import Growth
+
+FIG_4 = ("noop", "daytime")  # guests that go on running
+DOTS = (1, 2, 5)  # where a curve has points: these, and tens of them
+
+
+def _dots(most: int) -> tuple[int, ...]:
+    every = {d * 10**e for e in range(5) for d in DOTS} | {most}
+    return tuple(sorted(n for n in every if n <= most))
+
+
+@click.command("figures")
+@click.option("--guest", default="daytime", show_default=True, help="The guest of Figs 5 and 9.")
+@numbers_option("1,2,5,10,20,50,100", "Which creations are points of the curves.")
+@click.option(
+    "--many", default=1000, show_default=True, type=click.IntRange(1, 8000), help="How many noop guests Fig. 10 has."
+)
+@click.option("--out", "out_dir", default="figures", show_default=True, metavar="DIR", help="Where the files go.")
+@click.option("--resume", "resume_dir", metavar="DIR", help="Keep finished sweeps in DIR, and go on from there.")
+@click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Sweeps at a time.")
+@click.option(
+    "--store", default="o", show_default=True, type=click.Choice(["c", "o"]), help="The XenStore's design (paper: o)."
+)
+@click.option("--seed", default=0, show_default=True, help="Goes into all that is chosen freely.")
+@click.option("--engine", default="auto", hidden=True)
+def command(
+    guest: str,
+    numbers: tuple[int, ...],
+    many: int,
+    out_dir: str,
+    resume_dir: str | None,
+    jobs: int,
+    store: str,
+    seed: int,
+    engine: str,
+) -> None:
+    """Redraw the LightVM paper's Figs 4, 5, 9 and 10 with what is executed here, the paper's own numbers beside.
+
+    Writes one page, DIR/index.html, that needs nothing else to be read, each figure and flame graph as SVG, and all
+    numbers as JSON.
+    """
+    from pyvmm import compare
+
+    try:
+        import jinja2
+        import matplotlib
+    except ImportError as error:
+        raise PyvmmError(f"figures are drawn with {error.name}, and it is not installed: pip install pyvmm") from None
+    assert jinja2 and matplotlib  # before an hour of sweeps, not after
+    compare.check(compare.DESIGNS, guest)
+    out = directory(out_dir, "output")
+    pairs = [(design, guest) for design in compare.DESIGNS]
+    pairs += [("xl", other) for other in FIG_4 if other != guest]
+    wanted = {pair: Sweep(*pair, numbers, store, seed, engine) for pair in pairs}
+    most = Sweep("lightvm", "noop", _dots(many), store, seed, engine)
+    with ExitStack() as stack:
+        pool: Executor = stack.enter_context(ProcessPoolExecutor(jobs))
+        done = run(pool, list(dict.fromkeys([most, *wanted.values()])), Kept(resume_dir))
+    found = {pair: done[sweep] for pair, sweep in wanted.items()}
+    rows = {pair: [one.row for one in measured] for pair, measured in found.items()}
+    titles = {name: facts.title for name, facts in compare.DESIGNS.items()}
+    sections = _sections(rows, [one.row for one in done[most]], guest, titles)
+    growths = [_growth(found[design, guest]) for design in titles]
+    flames = _flames({design: found[design, guest][-1] for design in titles})
+    every = [one.row for measured in (*found.values(), done[most]) for one in measured]
+    _write(out, sections, growths, flames, every, {"store": store, "seed": seed}, compare.provenance(guest))
+    for g in growths:
+        print(g.sentence())
+    print(f"pyvmm: {out / 'index.html'}", file=sys.stderr)
+
+
+def _sections(
+    rows: dict[tuple[str, str], list[dict[str, Any]]], many: list[dict[str, Any]], guest: str, titles: dict[str, str]
+) -> list[Section]:
+    from pyvmm.report import figures as draw
+    from pyvmm.report import figures_tables as tables
+    from pyvmm.report.figures_page import Section
+
+    four = {("xl", g): rows["xl", g] for g in dict.fromkeys((*FIG_4, guest))}
+    return [
+        Section(
+            "figure-4",
+            "Fig. 4: create and boot of the n-th guest, stock toolstack",
+            "Guests made by xl one after the other, all kept running. The paper's guests are a Debian, a Tinyx and a "
+            "unikernel; Docker containers and processes beside them.",
+            "Our guests have no Linux among them, so Debian and Tinyx have no counterpart here. The paper's create of "
+            "the first guest is mostly scripts and processes started by xl, which are no code on this machine: here "
+            "the XenStore's part of it is larger from the start, and last / first smaller.",
+            draw.figure_4(four),
+            tables.table_4(four),
+        ),
+        Section(
+            "figure-5",
+            f"Fig. 5: what xl's creation of {guest} is made of",
+            "Executed instructions by class. The paper's text gives two of its classes in numbers.",
+            "The paper's devices class is dominated by hotplug scripts (bash), a constant that cannot run here and is "
+            "not counted. Its hypervisor class includes Xen's own work, which here is charged apart.",
+            draw.figure_5(rows["xl", guest]),
+            tables.table_5(rows["xl", guest]),
+        ),
+        Section(
+            "figure-9",
+            f"Fig. 9: creation of {guest} by all designs",
+            "All that is executed for the n-th guest but the guest's own boot. The paper's first guest of "
+            "chaos [XS+split] is not known.",
+            tables.order_9(rows, guest, titles) + " Times have much in them that all designs share and that is no "
+            "executed code: waits, processes, the hypervisor. So the factors between designs with the XenStore and "
+            "those without begin larger here; what grows in the paper's XenStore designs is partly such time, too.",
+            draw.figure_9(rows, guest, titles),
+            tables.table_9(rows, guest, titles),
+        ),
+        Section(
+            "figure-10",
+            "Fig. 10: many noop guests by LightVM",
+            "A guest without devices, create and boot.",
+            "The paper's machine slows down a little with its load; a count does not.",
+            draw.figure_10(many),
+            tables.table_10(many),
+        ),
+    ]
+
+
+def _growth(measured: Sequence[Measured]) -> Growth:
+    from pyvmm.report.classes import prepares
+    from pyvmm.report.growth import growth
+    from pyvmm.report.stacks import unpack
+
+    return growth([one.row for one in measured], [unpack(one.paths) for one in measured], prepares)
+
+
+def _flames(last: dict[str, Measured]) -> list[Flame]:
+    """A flame graph of each design's last creation, and of what each does otherwise than the one before it."""
+    from pyvmm.report.figures_page import Flame
+    from pyvmm.report.flame import difference, flame
+    from pyvmm.report.growth import ordinal
+    from pyvmm.report.stacks import unpack
+
+    flames, before = [], ""
+    for design, one in last.items():
+        row = one.row
+        title = f"{row['n']}{ordinal(row['n'])} {row['guest']}"
+        heading = f"{design}, the {title}"
+        flames.append(Flame(f"flame-{design}", heading, flame(heading, unpack(one.paths))))
+        if before:
+            heading = f"{before} and {design}, the {title}: the difference"
+            stacks, others = unpack(last[before].paths), unpack(one.paths)
+            svg = difference(f"The {title}", before, stacks, design, others)
+            flames.append(Flame(f"flame-{before}-to-{design}", heading, svg))
+        before = design
+    return flames
+
+
+def _write(
+    out: Path,
+    sections: Sequence[Section],
+    growths: Sequence[Growth],
+    flames: Sequence[Flame],
+    rows: Sequence[dict[str, Any]],
+    conditions: dict[str, Any],
+    provenance: dict[str, Any],
+) -> None:
+    from pyvmm.report.figures_page import page
+    from pyvmm.report.figures_tables import table_rows
+
+    images = {f"image {name}": sha for name, sha in provenance["images"].items()}
+    made_of = {**{k: v for k, v in provenance.items() if k != "images"}, **conditions, **images}
+    texts = {f"{section.name}.svg": section.svg for section in sections}
+    texts |= {f"{flame.name}.svg": flame.svg for flame in flames}
+    texts["index.html"] = page(sections, growths, flames, table_rows(rows), made_of)
+    data = {"run": {**conditions, **provenance}, "rows": rows, "growth": [g.to_json() for g in growths]}
+    texts["figures.json"] = json.dumps(data, indent=1) + "\n"
+    for name, text in texts.items():
+        try:
+            (out / name).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"cannot write {out / name}: {error.strerror}") from None
+
+
+__all__ = ["command"]

@@ -1,0 +1,31 @@
+"""The option -n of commands that make one guest after the other: which of them are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+MOST = 8000
+
+
+def parse(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    """Numbers with commas between, sorted, each once. `BadParameter`."""
+    if text is None:
+        return None
+    try:
+        found = sorted({int(word) for word in text.split(",")})
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no list of numbers like 1,10,100") from None
+    if not 1 <= found[0] <= found[-1] <= MOST:
+        raise click.BadParameter(f"creations are numbered from 1 to {MOST}")
+    return tuple(found)
+
+
+def numbers_option(default: str, help: str) -> Callable[[Any], Any]:
+    """The option, as a decorator."""
+    return click.option("-n", "numbers", default=default, show_default=True, callback=parse, help=help)
+
+
+__all__ = ["MOST", "numbers_option", "parse"]
