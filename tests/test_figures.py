@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from pyvmm import compare
+from pyvmm.cli.compare import command as compare_command
 from pyvmm.cli.figures import command
 from pyvmm.cli.sweeps import Kept, Measured, Sweep
 from pyvmm.report import figures, figures_tables
@@ -174,3 +175,15 @@ def test_kept_sweeps(tmp_path: Path) -> None:
 def test_bad_input(arguments: list[str], said: str) -> None:
     result = CliRunner().invoke(command, arguments)
     assert result.exit_code != 0 and said in result.output + str(result.exception)
+
+
+def test_compare_shows_growth_and_flames(tmp_path: Path) -> None:
+    arguments = ["--designs", "xl,lightvm", "--guest", "noop", "--store", "o", "-n", "2,3,4,5", "--growth"]
+    flames = tmp_path / "flames"
+    result = CliRunner().invoke(compare_command, [*arguments, "--flame", str(flames)], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert re.search(r"number of store messages +linear +\d+ \+ 3 n +0\.0%", result.output)
+    assert re.search(r"^xl: the 5th creation takes [\d,]+, the 2nd [\d,]+ .*: linear", result.output, re.MULTILINE)
+    assert re.search(r"^lightvm: .*: nothing grows over 1 %$", result.output, re.MULTILINE)
+    names = {"flame-xl-noop-5.svg", "flame-lightvm-noop-5.svg", "flame-xl-to-lightvm-noop-5.svg"}
+    assert {file.name for file in flames.iterdir()} == names

@@ -9,8 +9,9 @@ from contextlib import ExitStack
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from pyvmm.cli.numbers import numbers_option
+from pyvmm.cli.numbers import CURVE, numbers_option, parse
 from pyvmm.cli.output import open_output
 from pyvmm.cli.sweeps import Kept, Sweep, directory, run
 
@@ -26,17 +27,23 @@ CROSSINGS = ("hypercalls", "events", "switches", "store_messages")
 @click.option(
     "--profile", "profile_dir", metavar="DIR", help="Write each creation's call paths (folded stacks) to DIR."
 )
+@click.option("--flame", "flame_dir", metavar="DIR", help="Write flame graphs of the last creations to DIR (SVG).")
+@click.option("--growth", is_flag=True, help=f"Show which functions grow, and by what law (default -n {CURVE}).")
 @click.option("--resume", "resume_dir", metavar="DIR", help="Keep finished designs in DIR, and go on from there.")
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Designs measured at a time.")
 @click.option("--store", default="c", show_default=True, type=click.Choice(["c", "o"]), help="The XenStore's design.")
 @click.option("--seed", default=0, show_default=True, help="Goes into all that is chosen freely.")
 @click.option("--engine", default="auto", hidden=True)
+@click.pass_context
 def command(
+    context: click.Context,
     designs: str | None,
     guest: str,
     numbers: tuple[int, ...],
     json_file: str | None,
     profile_dir: str | None,
+    flame_dir: str | None,
+    growth: bool,
     resume_dir: str | None,
     jobs: int,
     store: str,
@@ -49,14 +56,18 @@ def command(
     The counts are instructions and are the same on every machine.
     """
     from pyvmm import compare
+    from pyvmm.cli.growth import growth_of, show
     from pyvmm.report.stacks import folded, unpack
 
+    if growth and context.get_parameter_source("numbers") is ParameterSource.DEFAULT:
+        numbers = parse(CURVE)
     chosen = tuple(designs.split(",")) if designs else tuple(compare.DESIGNS)
     compare.check(chosen, guest)
     wanted = [Sweep(design, guest, numbers, store, seed, engine) for design in chosen]
     with ExitStack() as stack:
         out = open_output(stack, json_file, "json", sys.stdout)
         profiles = None if profile_dir is None else directory(profile_dir, "profile")
+        pictures = None if flame_dir is None else directory(flame_dir, "flame graphs'")
         pool: Executor = stack.enter_context(ProcessPoolExecutor(min(jobs, len(chosen))))
         found = run(pool, wanted, Kept(resume_dir))
         rows = [one.row for measured in found.values() for one in measured]
@@ -65,11 +76,18 @@ def command(
                 for one in measured:
                     text = folded(unpack(one.paths))
                     (profiles / f"{sweep.name}-{one.row['n']}.folded").write_text(text, encoding="utf-8")
+        if pictures is not None:
+            from pyvmm.cli.flames import flames_of
+
+            for flame in flames_of({sweep.design: measured[-1] for sweep, measured in found.items()}):
+                (pictures / f"{flame.name}-{guest}-{numbers[-1]}.svg").write_text(flame.svg, encoding="utf-8")
         if out is not None:
             json.dump(rows, out, indent=1)
             out.write("\n")
         if out is not sys.stdout:
             _show(rows, guest)
+            if growth:
+                show([growth_of(measured) for measured in found.values()])
 
 
 def _show(rows: list[dict[str, Any]], guest: str) -> None:
@@ -80,7 +98,8 @@ def _show(rows: list[dict[str, Any]], guest: str) -> None:
         title=f"instructions to create and boot the n-th {guest}", title_justify="left", box=None, pad_edge=False
     )
     table.add_column("design", no_wrap=True)
-    for name in ("n", "total", *COLUMNS, "prepare", *CROSSINGS):
+    columns = [*COLUMNS, *(["charged"] if any(row["charged"] for row in rows) else [])]
+    for name in ("n", "total", *columns, "prepare", *CROSSINGS):
         table.add_column(name.replace("store_messages", "messages"), justify="right", no_wrap=True)
     last = None
     for row in rows:
@@ -88,7 +107,7 @@ def _show(rows: list[dict[str, Any]], guest: str) -> None:
             table.add_section()
         figures = [
             row["total"],
-            *(row["classes"][name] for name in COLUMNS),
+            *(row[name] if name == "charged" else row["classes"][name] for name in columns),
             row["prepare"],
             *(row[c] for c in CROSSINGS),
         ]

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pyvmm.cli.numbers import numbers_option
-from pyvmm.cli.sweeps import Kept, Measured, Sweep, directory, run
+from pyvmm.cli.numbers import CURVE, numbers_option
+from pyvmm.cli.sweeps import Kept, Sweep, directory, run
 from pyvmm.errors import PyvmmError, UsageError
 
 if TYPE_CHECKING:
-    from pyvmm.report.figures_page import Flame, Section
+    from pyvmm.report.figures_page import Section
+    from pyvmm.report.flame import Flame
     from pyvmm.report.growth import Growth
 
 FIG_4 = ("noop", "daytime")  # guests that go on running
@@ -31,7 +32,7 @@ def _dots(most: int) -> tuple[int, ...]:
 
 @click.command("figures")
 @click.option("--guest", default="daytime", show_default=True, help="The guest of Figs 5 and 9.")
-@numbers_option("1,2,5,10,20,50,100", "Which creations are points of the curves.")
+@numbers_option(CURVE, "Which creations are points of the curves.")
 @click.option(
     "--many", default=1000, show_default=True, type=click.IntRange(1, 8000), help="How many noop guests Fig. 10 has."
 )
@@ -60,6 +61,8 @@ def command(
     numbers as JSON.
     """
     from pyvmm import compare
+    from pyvmm.cli.flames import flames_of
+    from pyvmm.cli.growth import growth_of
 
     try:
         import jinja2
@@ -80,8 +83,8 @@ def command(
     rows = {pair: [one.row for one in measured] for pair, measured in found.items()}
     titles = {name: facts.title for name, facts in compare.DESIGNS.items()}
     sections = _sections(rows, [one.row for one in done[most]], guest, titles)
-    growths = [_growth(found[design, guest]) for design in titles]
-    flames = _flames({design: found[design, guest][-1] for design in titles})
+    growths = [growth_of(found[design, guest]) for design in titles]
+    flames = flames_of({design: found[design, guest][-1] for design in titles})
     every = [one.row for measured in (*found.values(), done[most]) for one in measured]
     _write(out, sections, growths, flames, every, {"store": store, "seed": seed}, compare.provenance(guest))
     for g in growths:
@@ -138,36 +141,6 @@ def _sections(
             tables.table_10(many),
         ),
     ]
-
-
-def _growth(measured: Sequence[Measured]) -> Growth:
-    from pyvmm.report.classes import prepares
-    from pyvmm.report.growth import growth
-    from pyvmm.report.stacks import unpack
-
-    return growth([one.row for one in measured], [unpack(one.paths) for one in measured], prepares)
-
-
-def _flames(last: dict[str, Measured]) -> list[Flame]:
-    """A flame graph of each design's last creation, and of what each does otherwise than the one before it."""
-    from pyvmm.report.figures_page import Flame
-    from pyvmm.report.flame import difference, flame
-    from pyvmm.report.growth import ordinal
-    from pyvmm.report.stacks import unpack
-
-    flames, before = [], ""
-    for design, one in last.items():
-        row = one.row
-        title = f"{row['n']}{ordinal(row['n'])} {row['guest']}"
-        heading = f"{design}, the {title}"
-        flames.append(Flame(f"flame-{design}", heading, flame(heading, unpack(one.paths))))
-        if before:
-            heading = f"{before} and {design}, the {title}: the difference"
-            stacks, others = unpack(last[before].paths), unpack(one.paths)
-            svg = difference(f"The {title}", before, stacks, design, others)
-            flames.append(Flame(f"flame-{before}-to-{design}", heading, svg))
-        before = design
-    return flames
 
 
 def _write(

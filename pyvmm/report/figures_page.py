@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from pyvmm.report.figures_paper import MACHINE
 from pyvmm.report.figures_tables import Table
+from pyvmm.report.flame import Flame
 from pyvmm.report.growth import Growth
 
 TEMPLATE = Path(__file__).with_name("figures.html")
@@ -28,15 +29,6 @@ class Section:
     differs: str
     svg: str
     table: Table
-
-
-@dataclass(frozen=True)
-class Flame:
-    """A flame graph: file name without its end, what it shows, the SVG."""
-
-    name: str
-    heading: str
-    svg: str
 
 
 def page(
@@ -61,4 +53,4 @@ def page(
     )
 
 
-__all__ = ["Flame", "Section", "page"]
+__all__ = ["Section", "page"]

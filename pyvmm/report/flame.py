@@ -25,6 +25,15 @@ EDGE = ' stroke="#ffffff" stroke-width=".5"'
 MORE, LESS, SAME = (232, 112, 98), (112, 164, 228), (240, 238, 232)  # of a difference
 
 
+@dataclass(frozen=True)
+class Flame:
+    """A flame graph: file name without its end, what it shows, the SVG."""
+
+    name: str
+    heading: str
+    svg: str
+
+
 @dataclass
 class Node:
     """A frame: `own` is what is executed in it itself, for the first and the second creation; `all` includes what it
@@ -182,4 +191,4 @@ def difference(title: str, first: str, stacks: Iterable[Stack], second: str, oth
     return picture.svg(_legend(legend))
 
 
-__all__ = ["Node", "difference", "flame", "tree"]
+__all__ = ["Flame", "Node", "difference", "flame", "tree"]

@@ -1,0 +1,54 @@
+"""What grows, as text: for `pyvmm compare --growth` and `pyvmm figures`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from pyvmm.cli.sweeps import Measured
+from pyvmm.report.growth import Growth, growth
+
+TOP = 12  # functions of a design that are shown
+WIDTH = 160  # columns where there is no terminal
+
+
+def growth_of(measured: Sequence[Measured]) -> Growth:
+    """What grows in one sweep."""
+    from pyvmm.report.classes import prepares
+    from pyvmm.report.stacks import unpack
+
+    return growth([one.row for one in measured], [unpack(one.paths) for one in measured], prepares)
+
+
+def show(growths: Sequence[Growth]) -> None:
+    """A sentence a design; and for those that grow, a table of functions, the most first."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    for one in growths:
+        console.print(f"\n{one.sentence()}", markup=False)
+        if one.relative <= 0.01:
+            continue
+        table = Table(box=None, pad_edge=False)
+        for name in ("domain", "function", "mostly for"):
+            table.add_column(name, no_wrap=True)
+        table.add_column("part", justify="right", no_wrap=True)
+        table.add_column("law", no_wrap=True)
+        table.add_column("", no_wrap=True)
+        table.add_column("off by", justify="right", no_wrap=True)
+        for n in (one.points[0][0], one.points[-1][0]):
+            table.add_column(f"n = {n}", justify="right", no_wrap=True)
+        for f in one.top(TOP):
+            ends = (f"{f.points[0][1]:,}", f"{f.points[-1][1]:,}")
+            law = (f.fit.law, str(f.fit), f"{f.fit.residual:.1%}")
+            table.add_row(f.role, f"{f.function} ({f.file})", f.caller, f"{f.part:.1%}", *law, *ends)
+        for name, points, fit in one.crossings:
+            if fit.law not in ("constant", "first only"):
+                ends = (f"{points[0][1]:,}", f"{points[-1][1]:,}")
+                law = (fit.law, str(fit), f"{fit.residual:.1%}")
+                table.add_row("", f"number of {name.replace('_', ' ')}", "", "", *law, *ends)
+        console.print(table)
+
+
+__all__ = ["growth_of", "show"]
