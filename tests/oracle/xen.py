@@ -33,7 +33,7 @@ XENBIN = "/usr/lib/xen-4.17/bin"
 BUSYBOX = Path("/bin/busybox")
 TOOLS = [f"{XENBIN}/{t}" for t in ("xl", "xenstored", "xenconsoled", "xenconsole", "xen-init-dom0")]
 APPLETS = "sh cat ls mount insmod sleep echo cut grep awk basename tail poweroff mkdir".split()
-MODULES = "xen-privcmd xen-evtchn xen-gntdev xen-gntalloc xenfs".split()
+MODULES = "xen-privcmd xen-evtchn xen-gntdev xen-gntalloc xenfs xen-netback".split()
 INIT = r"""#!/bin/sh
 export PATH=/bin:/usr/bin:/usr/lib/xen-4.17/bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
@@ -41,13 +41,15 @@ mkdir -p /dev/pts /run /tmp /var/log/xen/console /var/lib/xen /var/lock
 mount -t devpts devpts /dev/pts
 for m in MODULES; do insmod /mods/$m.ko; done
 mount -t xenfs xenfs /proc/xen
-xenstored --pid-file=/run/xenstored.pid
+xenstored --pid-file=/run/xenstored.pid --trace-file=/tmp/store
 sleep 1
 xen-init-dom0 >/dev/null
 xenconsoled --log=guest --log-dir=/var/log/xen/console --pid-file=/run/xenconsoled.pid
 for c in /guests/*.cfg; do
   n=$(basename $c .cfg)
+  : >/tmp/store
   xl create -q $c >/tmp/xl.out 2>&1 || { echo "ORACLE xl create failed"; tail -n 5 /tmp/xl.out; }
+  if [ -e /guests/$n.trace ]; then echo "ORACLE store $n"; grep ^IN /tmp/store; echo "ORACLE stored $n"; fi
   i=0; while [ $i -lt 150 ]; do xl domid $n >/dev/null 2>&1 || break; sleep 0.2; i=$((i+1)); done
   xl domid $n >/dev/null 2>&1 && xl destroy $n
   echo "ORACLE begin $n"; cat /var/log/xen/console/guest-$n.log 2>/dev/null
@@ -65,11 +67,13 @@ class Missing(Exception):
 
 
 class Outcome(NamedTuple):
-    """A guest's console, and whether Xen saw a crash or the time limit passed."""
+    """A guest's console, whether Xen saw a crash or the time limit passed, and, where it was asked for, what xenstored
+    was sent up to then, as its trace file has it."""
 
     lines: list[str]
     crashed: bool
     ended: bool
+    store: Sequence[str] = ()
 
 
 class Guest(NamedTuple):
@@ -79,6 +83,10 @@ class Guest(NamedTuple):
     cmdline: str = ""
     vcpus: int = 1
     memory: int = 128
+    vif: bool = False
+    """It has a network interface, whose hotplug script does nothing."""
+    trace: bool = False
+    """The messages that xenstored gets until `xl create` is done are wanted."""
 
 
 def qemu() -> str:
@@ -183,9 +191,14 @@ def dom0_initrd() -> tuple[Path, Path]:
     key = hashlib.sha256((INIT + str(image)).encode()).hexdigest()[:12]
     file = CACHE / f"dom0-{key}.cpio"
     if not file.exists():
-        files = {"init": INIT.encode(), "bin/busybox": BUSYBOX.read_bytes(), "etc/xen/xl.conf": b'autoballoon="off"\n'}
+        files = {
+            "init": INIT.encode(),
+            "bin/nothing": b"#!/bin/sh\n",
+            "bin/busybox": BUSYBOX.read_bytes(),
+            "etc/xen/xl.conf": b'autoballoon="off"\n',
+        }
         for module in MODULES:
-            (path,) = modules.glob(f"kernel/drivers/xen/**/{module}.ko")
+            (path,) = modules.glob(f"kernel/drivers/**/{module}.ko")
             files[f"mods/{module}.ko"] = path.read_bytes()
         for tool in TOOLS:
             files |= {path[1:]: Path(path).read_bytes() for path in (tool, *libraries(tool))}
@@ -257,6 +270,10 @@ def domu(*guests: Guest) -> list[Outcome]:
             config = {"name": f'"{name}"', "type": '"pv"', "memory": guest.memory, "vcpus": guest.vcpus}
             config |= {"kernel": f'"/guests/{name}.bin"', "extra": f'"{guest.cmdline}"'}
             config |= {"on_reboot": '"destroy"', "on_crash": '"destroy"'}
+            if guest.vif:
+                config["vif"] = '["mac=00:16:3e:00:00:07,script=/bin/nothing"]'
+            if guest.trace:
+                files[f"guests/{name}.trace"] = b""
             files[f"guests/{name}.bin"] = guest.image.read_bytes()
             files[f"guests/{name}.cfg"] = "".join(f"{k}={v}\n" for k, v in config.items()).encode()
         with tempfile.NamedTemporaryFile(suffix=".cpio") as both:
@@ -267,7 +284,7 @@ def domu(*guests: Guest) -> list[Outcome]:
         crashed = any(re.search(CRASH, line) for line in lines)
         return [consoles(lines, f"guest{number:02}", crashed) for number in range(len(guests))]
 
-    keys = [(image_hash(g.image), g.cmdline, g.vcpus, g.memory) for g in guests]
+    keys = [(image_hash(g.image), *g[1:]) for g in guests]
     return cached(["domu", INIT, str(kernel), keys], run)
 
 
@@ -276,7 +293,11 @@ def consoles(lines: Sequence[str], name: str, crashed: bool) -> Outcome:
     if f"ORACLE begin {name}" not in lines or f"ORACLE end {name}" not in lines:
         return Outcome([], crashed, False)
     inside = lines[lines.index(f"ORACLE begin {name}") + 1 : lines.index(f"ORACLE end {name}")]
-    return Outcome(strip([line for line in inside if not line.startswith("(XEN)")]), crashed, True)
+    store: list[str] = []
+    if f"ORACLE store {name}" in lines:
+        store = lines[lines.index(f"ORACLE store {name}") + 1 : lines.index(f"ORACLE stored {name}")]
+    console = strip([line for line in inside if not line.startswith("(XEN)")])
+    return Outcome(console, crashed, True, [line for line in store if line.startswith("IN ")])
 
 
 def strip(lines: list[str]) -> list[str]:
