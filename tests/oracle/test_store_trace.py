@@ -1,5 +1,5 @@
-"""What xl of the real Xen sends to the real xenstored for one guest, beside the list of messages that our xl is held to:
-every difference is in docs/messages.md, and nothing else is."""
+"""What xl of the real Xen sends to the real xenstored for one guest, beside the list of messages that our xl is held
+to: every difference is in docs/messages.md, and nothing else is."""
 
 from __future__ import annotations
 
