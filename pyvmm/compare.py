@@ -125,7 +125,7 @@ class Row:
 
 
 @dataclass
-class _Counts:
+class Counts:
     """Crossings of a window, counted from its events."""
 
     hypercalls: int = 0
@@ -142,7 +142,7 @@ class _Counts:
 
 
 @dataclass
-class _Runners:
+class Runners:
     """Whose each context is, noted when it runs: a guest may be gone again before anybody asks."""
 
     domains: dict[int, XenDomain]
@@ -175,11 +175,12 @@ class Control:
         seed: int = 0,
         dom0: Path | None = None,
         store: str = "c",
+        own: DesignFacts | None = None,
     ) -> None:
+        """`own`: what a design needs that is not one of `DESIGNS`; the image `dom0` has it."""
         self.design, self.guest = design, guest
         self.facts = GUESTS[guest]
-        self.shells = design not in DESIGNS or DESIGNS[design].shells
-        self.xenstore = design in DESIGNS and DESIGNS[design].xenstore
+        self.shells, self.xenstore = (own or DESIGNS[design]).shells, (own or DESIGNS[design]).xenstore
         store_memory = (STORE_MEMORY + most * A_GUESTS_STORE) // MIB
         self._dom0_path = dom0 or images.path("dom0")
         self._images: dict[str, Functions] = {}
@@ -257,7 +258,7 @@ class Control:
     def measure(self, n: int) -> tuple[Row, Profile]:
         """Make the n-th guest and say what it took."""
         hv, machine = self.host.hypervisor, self.host.machine
-        counts, digest, runners = _Counts(), Digest(), _Runners(hv.domains)
+        counts, digest, runners = Counts(), Digest(), Runners(hv.domains)
         profile = Profile(lambda context: self._owner(runners.of(context)))
         stops = [hv.trace.listen(listener) for listener in (counts, digest, runners)]
         tap = self._tap()
@@ -331,10 +332,11 @@ def sweep(
     progress: Callable[[int], None] = lambda n: None,
     dom0: Path | None = None,
     store: str = "c",
+    own: DesignFacts | None = None,
 ) -> list[tuple[Row, Profile]]:
     """Make guests up to the largest of `wanted`, all of them kept running, and measure those that are wanted. The host
     is not taken apart afterwards: its memory goes as a whole."""
-    control = Control(design, guest, max(wanted), engine=engine, seed=seed, dom0=dom0, store=store)
+    control = Control(design, guest, max(wanted), engine=engine, seed=seed, dom0=dom0, store=store, own=own)
     rows = []
     for n in range(1, max(wanted) + 1):
         if n in wanted:
@@ -362,12 +364,13 @@ def measure(
     seed: int = 0,
     store: str = "c",
     progress: Callable[[int], None] = lambda n: None,
+    dom0: Path | None = None,
+    own: DesignFacts | None = None,
 ) -> list[tuple[dict[str, Any], Packed]]:
     """`sweep` as plain data, for another process: each row, and its call paths."""
-    return [
-        (row.to_json(), pack(profile.paths()))
-        for row, profile in sweep(design, guest, wanted, engine=engine, seed=seed, store=store, progress=progress)
-    ]
+    options: dict[str, Any] = {"engine": engine, "seed": seed, "store": store, "progress": progress}
+    measured = sweep(design, guest, wanted, dom0=dom0, own=own, **options)
+    return [(row.to_json(), pack(profile.paths())) for row, profile in measured]
 
 
 def provenance(guest: str) -> dict[str, Any]:

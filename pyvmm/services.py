@@ -16,6 +16,7 @@ from pyvmm.hypervisor import trace as events
 from pyvmm.hypervisor.hypervisor import Hypervisor
 from pyvmm.hypervisor.runstate import wake
 from pyvmm.toolstack.attach import Attach
+from pyvmm.toolstack.design import Daemons, Design
 from pyvmm.toolstack.libxc import Libxc
 from pyvmm.toolstack.xl import Xl
 from pyvmm.xenbus.backend import LAST_REPORTS, Driver
@@ -23,6 +24,7 @@ from pyvmm.xenbus.devices import Report
 from pyvmm.xenbus.noxs import PageBackends
 from pyvmm.xenbus.resources import Resources
 from pyvmm.xenbus.xenstore import StoreBackends
+from pyvmm.xenstore import Client
 
 DOM0_PAGES = 64
 
@@ -42,7 +44,7 @@ class Services:
         self.tools.write("/local/domain/0/domid", "0")
         self.tools.write("/local/domain/0/name", "Domain-0")
         self.consoled = Xenconsoled(self.xc, self.xenstored.client(), console)
-        self.toolstack = Xl(self.xc, self.tools, self)
+        self.toolstack: Design = Xl(self.xc, self.tools, self)
         self.xc.allow_memory(0, hv.machine.ram.size)  # a control domain has no limit
         self.resources = Resources(self.xc)
         self.switches: dict[str, Switch] = {}
@@ -59,6 +61,12 @@ class Services:
         self.page_backends.add_driver(sysctl_noxs.SYSCTL)
         self.add_driver(VBD)
         self.add_driver(Driver("vif", self.network.make, vif_xenstore.WORDS, vif_noxs.WORDS))
+
+    def use(self, make: Callable[[Libxc, Client, Daemons], Design]) -> None:
+        """Another toolstack instead of stock Xen's, before it has made a domain; it has the same kinds of devices."""
+        kinds = self.toolstack.device_kinds
+        self.toolstack = make(self.xc, self.tools, self)
+        self.toolstack.device_kinds.update(kinds)
 
     def _report(self, report: Report) -> None:
         self.reports.append(report)

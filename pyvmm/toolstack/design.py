@@ -9,7 +9,6 @@ all of them.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
@@ -48,10 +47,8 @@ class Design(Protocol):
     """A way to make and end domains."""
 
     name: str
-
-    @property
-    def device_kinds(self) -> Set[str]:
-        """The kinds of devices ("vif", "vbd", ...) that this host has back ends for."""
+    device_kinds: set[str]
+    """The kinds of devices ("vif", "vbd", ...) that this host has back ends for."""
 
     def prepare(self, config: DomainConfig) -> Plan:
         """All that can be done without a domain of its own. `ImageError`, `MemoryShortage`, `ConfigError`."""
