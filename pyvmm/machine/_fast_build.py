@@ -1,4 +1,4 @@
-"""Builds `pyvmm.machine._fast` (cffi, API mode, abi3) from `fast.c` and `fast_step.c`. Run by setuptools'
+"""Builds `pyvmm.machine._fast` (cffi, API mode, abi3) from `fast.c`, `fast_plans.c` and `fast_step.c`. Run by setuptools'
 `cffi_modules`, or by hand in a checkout."""
 
 import os
@@ -52,7 +52,7 @@ extern "Python" void pv_py_log_full(void);
 """)
 ffi.set_source(
     "pyvmm.machine._fast",
-    (HERE / "fast.c").read_text() + (HERE / "fast_step.c").read_text(),
+    "".join((HERE / name).read_text() for name in ("fast.c", "fast_plans.c", "fast_step.c")),
     py_limited_api=True,
     extra_compile_args=["-O2", "-Wno-unused-function"],
 )

@@ -9,7 +9,8 @@
  *   keeps Unicorn's count until it is first used). Code that changes loses its translation (guest stores: by
  *   Unicorn; host writes: by Ram), so it cannot run again without being translated again. `near` is also emptied by
  *   every change of CR3 and every TLB flush, since then a linear address may mean other bytes; the places in use are listed, so
- *   that this costs no more than filling them did.
+ *   that this costs no more than filling them did. `more` keeps where the block was: if its address still leads there, the
+ *   entry is good again.
  *
  * The library is reached through pointers given at start-up: there is nothing to link with and no header needed.
  */
@@ -65,7 +66,9 @@ typedef struct { uint64_t pc, before, rsp; } pv_entry;
 
 /* What the hot path needs, and no more. `tag` is the linear address (48 bits say it all) and the size; `cost` the count (see SPECIAL). */
 typedef struct { uint64_t tag, cost; } near_entry;
-typedef struct { uint32_t kind_mask, k; } near_more;
+/* `was`, `pa`: the block that the entry was filled for and where it lies; they outlive a flush. */
+typedef struct { uint64_t was, pa; uint32_t kind_mask, k; } near_more;
+typedef struct { uint64_t va, pa, epoch; } page_entry;
 /* `bits`: of the code segment it was translated for, ~0 when for several. */
 typedef struct { uint64_t pa, pa2; uint32_t size; int32_t bits; pv_plan plan; } plan_entry;
 
@@ -74,6 +77,11 @@ typedef struct { uint64_t pa, pa2; uint32_t size; int32_t bits; pv_plan plan; } 
 #define NOWHERE 0xFFFFull /* the tag of no block */
 #define NEAR_SIZE 16384u
 #define PLANS_SIZE 65536u
+#define PAGES_SIZE 64u
+#define KNOWN_SIZE 2048u
+#define LONGEST 256u /* of the blocks whose plan is remembered by their bytes */
+
+typedef struct { uint32_t size; int32_t bits; pv_plan plan; uint8_t code[LONGEST]; } known_entry;
 
 typedef struct pv_engine {
     /* the hot path's */
@@ -109,6 +117,10 @@ typedef struct pv_engine {
     near_more more[NEAR_SIZE];
     uint16_t near_list[NEAR_SIZE];
     plan_entry plans[PLANS_SIZE];
+    uint64_t epoch; /* how often addresses were forgotten; from 1 on */
+    uint64_t cr3, cr3_epoch;
+    page_entry pages[PAGES_SIZE];
+    known_entry known[KNOWN_SIZE];
 } pv_engine;
 
 static uint64_t pv_py_syscall(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
@@ -126,6 +138,8 @@ static uint64_t pv_read(pv_engine *e, int reg)
 
 static int pv_write(pv_engine *e, int reg, uint64_t value)
 {
+    if (reg == REG_CR3)
+        e->cr3_epoch = 0;
     return e->lib.reg_write(e->uc, reg, &value);
 }
 
@@ -141,6 +155,14 @@ static void pv_write_many(pv_engine *e, int *regs, uint64_t *values, int n)
         pv_write(e, regs[i], values[i]);
 }
 
+/* fast_plans.c */
+static uint64_t walk_as(pv_engine *e, uint64_t va, uint64_t forbidden);
+static int pv_fetch(pv_engine *e, uint64_t va, int n, uint8_t *out);
+static near_entry *near_place(pv_engine *e, uint64_t pc);
+static uint64_t near_tag(uint64_t pc, uint32_t size);
+static near_entry *find_plan(pv_engine *e, uint64_t pc, uint32_t size);
+struct uc_tb;
+static void on_edge(void *uc, struct uc_tb *current, struct uc_tb *previous, void *data);
 static void pv_forget_addresses(pv_engine *e);
 
 /* The TLB is flushed once, when the guest is about to run, however many page-table entries were changed before. */
@@ -168,63 +190,6 @@ static void stop(pv_engine *e, int why)
     e->lib.emu_stop(e->uc);
 }
 
-/* The physical address of `va`, or ~0 when CPL 3 has no access; `forbidden` bits must not be set in any entry. */
-static uint64_t walk_as(pv_engine *e, uint64_t va, uint64_t forbidden)
-{
-    const uint64_t address = 0xFFFFFFF000ull;
-    uint64_t entry = pv_read(e, REG_CR3);
-    int shift = 39;
-    if ((va + (1ull << 47)) >> 48)
-        return ~0ull;
-    for (;; shift -= 9) {
-        uint64_t at = (entry & address) + 8 * (va >> shift & 511);
-        if (at + 8 > e->ram_size)
-            return ~0ull;
-        memcpy(&entry, e->ram + at, 8);
-        if ((entry & 5) != 5 || entry & forbidden)
-            return ~0ull;
-        if (shift == 12 || (entry & 0x80 && shift < 39))
-            break;
-    }
-    uint64_t mask = (1ull << shift) - 1;
-    return (entry & address & ~mask) | (va & mask);
-}
-
-/* The same for code. */
-static uint64_t walk(pv_engine *e, uint64_t va)
-{
-    return walk_as(e, va, 1ull << 63);
-}
-
-/* Copies at most `n` bytes of code at `va`; how many there are. */
-static int pv_fetch(pv_engine *e, uint64_t va, int n, uint8_t *out)
-{
-    int done = 0;
-    while (done < n) {
-        uint64_t pa = walk(e, va + (uint64_t)done);
-        if (pa >= e->ram_size)
-            break;
-        int part = (int)(PAGE - (pa & (PAGE - 1)));
-        if (part > n - done)
-            part = n - done;
-        memcpy(out + done, e->ram + pa, (size_t)part);
-        done += part;
-    }
-    return done;
-}
-
-/* The place of a block in `plans`; NULL when its bytes are not in memory. */
-static plan_entry *locate(pv_engine *e, uint64_t pc, uint32_t size, uint64_t *pa, uint64_t *pa2)
-{
-    uint64_t last = pc + (size ? size - 1 : 0);
-    *pa = walk(e, pc);
-    *pa2 = (pc ^ last) & ~(uint64_t)(PAGE - 1) ? walk(e, last & ~(uint64_t)(PAGE - 1)) : 0;
-    if (*pa >= e->ram_size || *pa2 >= e->ram_size)
-        return NULL;
-    uint64_t hash = (*pa ^ (uint64_t)size << 40 ^ *pa2) * 0x9E3779B97F4A7C15ull;
-    return &e->plans[hash >> 48 & (PLANS_SIZE - 1)];
-}
-
 static void pv_settle(pv_engine *e)
 {
     if (e->last) {
@@ -232,65 +197,6 @@ static void pv_settle(pv_engine *e)
         e->block_size = e->last & 0xFFFF;
         e->last = 0;
     }
-}
-
-static near_entry *near_place(pv_engine *e, uint64_t pc)
-{
-    return &e->near[pc & (NEAR_SIZE - 1)];
-}
-
-static uint64_t near_tag(uint64_t pc, uint32_t size)
-{
-    return pc << 16 | size;
-}
-
-/* Whether no byte of a block can belong to an instruction that opcodes.plan() treats specially. Most blocks pass, and then
- * Unicorn's own count is all there is to know. */
-static int plainly(pv_engine *e, uint64_t pc, uint32_t size)
-{
-    uint8_t code[PAGE + 64];
-    int repeat = 0, string = 0;
-    if (size > sizeof code || pv_fetch(e, pc, (int)size, code) != (int)size)
-        return 0;
-    for (uint32_t i = 0; i < size; i++) {
-        uint8_t b = code[i];
-        if ((b & 0xFC) == 0x6C || (b & 0xFC) == 0xE4 || (b & 0xFC) == 0xEC || b == 0xA2 || b == 0x31)
-            return 0; /* ports; cpuid and rdtsc */
-        if ((b & 0xFE) == 0xC6 && i + 1 < size && code[i + 1] == 0xF8)
-            return 0; /* xbegin, xabort */
-        repeat |= (b & 0xFE) == 0xF2;
-        string |= (b & 0xFC) == 0xA4 || (b >= 0xAA && b <= 0xAF);
-    }
-    if (size >= 5 && !memcmp(code + size - 5, "\xE8\xFB\xFF\xFF\xFF", 5))
-        return 0; /* a call to itself */
-    return !(repeat && string);
-}
-
-static near_entry *find_plan(pv_engine *e, uint64_t pc, uint32_t size)
-{
-    near_entry *n = near_place(e, pc);
-    uint64_t tag = near_tag(pc, size), pa, pa2;
-    pv_plan plan;
-    if (n->tag == tag)
-        return n;
-    plan_entry *p = locate(e, pc, size, &pa, &pa2);
-    int same = p && p->pa == pa && p->pa2 == pa2 && p->size == size;
-    if (same && p->plan.n) {
-        plan = p->plan;
-    } else {
-        uint32_t count = same ? p->plan.k : 0;
-        if (count > 1 && plainly(e, pc, size))
-            plan = (pv_plan){0, count, PLAIN, 0};
-        else
-            pv_py_plan(pc, size, count, &plan);
-        if (p)
-            *p = (plan_entry){pa, pa2, size, same ? p->bits : 0, plan};
-    }
-    if (!n->tag && e->near_used < NEAR_SIZE)
-        e->near_list[e->near_used++] = (uint16_t)(n - e->near);
-    *n = (near_entry){tag, plan.n + (plan.kind == PLAIN ? 0 : SPECIAL)};
-    e->more[n - e->near] = (near_more){plan.kind << 2 | ((plan.mask >> 16 != 0) + (plan.mask >> 32 != 0)), plan.k};
-    return n;
 }
 
 static void pv_end_rep(pv_engine *e)
@@ -432,34 +338,6 @@ static void on_profile(void *uc, uint64_t pc, uint32_t size, void *data)
     e->log[e->log_used++] = (pv_entry){pc, e->instructions, pv_read(e, REG_RSP)};
 }
 
-typedef struct { uint64_t pc; uint16_t icount, size; } uc_tb;
-
-static void on_edge(void *uc, uc_tb *current, uc_tb *previous, void *data)
-{
-    pv_engine *e = data;
-    uint64_t pa, pa2;
-    (void)uc;
-    (void)previous;
-    if (e->mode == FIRMWARE)
-        return;
-    pv_settle(e);
-    near_entry *n = near_place(e, current->pc);
-    if (n->tag >> 16 == current->pc << 16 >> 16)
-        n->tag = NOWHERE;
-    plan_entry *p = locate(e, current->pc, current->size, &pa, &pa2);
-    if (p && current->size) {
-        pv_code_segment(e);
-        int same = p->pa == pa && p->pa2 == pa2 && p->size == current->size && p->bits;
-        *p = same && p->bits != e->code_bits
-            ? (plan_entry){pa, pa2, current->size, -1, {0, 1, STEPPED, 1}} /* which one runs cannot be told: step */
-            : (plan_entry){pa, pa2, current->size, e->code_bits, {0, 0, 0, current->icount}};
-    }
-    if (pa < e->ram_size)
-        e->code[pa / PAGE] = 1;
-    if (pa2 && pa2 < e->ram_size)
-        e->code[pa2 / PAGE] = 1;
-}
-
 static void stepped(pv_engine *e);
 
 static void on_intr(void *uc, uint32_t vector, void *data)
@@ -552,6 +430,7 @@ static pv_engine *pv_new(void *uc, void **functions, uintptr_t ram, uint64_t ram
     if (!e)
         return NULL;
     e->uc = uc;
+    e->epoch = 1;
     memcpy(&e->lib, functions, sizeof e->lib);
     e->ram = (uint8_t *)ram;
     e->ram_size = ram_size;
@@ -575,18 +454,6 @@ static pv_engine *pv_new(void *uc, void **functions, uintptr_t ram, uint64_t ram
 static void pv_free(pv_engine *e)
 {
     free(e);
-}
-
-/* CR3 changed or the TLB was flushed. */
-static void pv_forget_addresses(pv_engine *e)
-{
-    pv_settle(e);
-    if (e->near_used == NEAR_SIZE)
-        memset(e->near, 0, sizeof e->near);
-    else
-        for (uint32_t i = 0; i < e->near_used; i++)
-            e->near[e->near_list[i]].tag = 0;
-    e->near_used = 0;
 }
 
 static int pv_go(pv_engine *e, int mode, uint64_t slice);
