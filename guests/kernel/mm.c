@@ -3,7 +3,8 @@
 
 static const u64 *p2m;
 static u64 *top;         /* the L4, as mapped read-only */
-static void *free_list;  /* of pages; each begins with a pointer to the next */
+/* Runs of free pages, written into the first one only: a page that is never used is never touched. */
+static struct run { struct run *next; u64 pages; } *free_runs;
 static u64 free_count;
 static u64 mapped_end; /* the first pfn that is not mapped at its own address */
 static u32 area_next[MAP_AREA_PAGES]; /* single pages given back: a chain of index + 1 */
@@ -18,11 +19,13 @@ u64 va_to_mfn(const void *va) { return p2m[(u64)va >> PAGE_SHIFT]; }
 u64 va_to_machine(const void *va) { return va_to_mfn(va) << PAGE_SHIFT | ((u64)va & (PAGE_SIZE - 1)); }
 u64 pages_free(void) { return free_count; }
 
-static void page_add(void *page)
+static void run_add(void *first, u64 pages)
 {
-    *(void **)page = free_list;
-    free_list = page;
-    free_count++;
+    struct run *run = first;
+    run->next = free_runs;
+    run->pages = pages;
+    free_runs = run;
+    free_count += pages;
 }
 
 void *page_alloc(void)
@@ -31,22 +34,23 @@ void *page_alloc(void)
     if (free_count <= 1 && !growing) { /* the last one becomes the table for more */
         growing = true;
         u64 pfn = free_count ? mm_extend() : 0;
-        for (; pfn && pfn < mapped_end; pfn++)
-            page_add((void *)(pfn << PAGE_SHIFT));
+        if (pfn)
+            run_add((void *)(pfn << PAGE_SHIFT), mapped_end - pfn);
         growing = false;
     }
-    void *page = free_list;
-    if (!page)
+    struct run *run = free_runs;
+    if (!run)
         panic("out of memory");
-    free_list = *(void **)page;
+    if (!--run->pages)
+        free_runs = run->next;
     free_count--;
-    return memset(page, 0, PAGE_SIZE);
+    return memset((char *)run + run->pages * PAGE_SIZE, 0, PAGE_SIZE);
 }
 
 void page_free(void *page)
 {
     memset(page, JUNK, PAGE_SIZE);
-    page_add(page);
+    run_add(page, 1);
 }
 
 u64 *pte_slot(u64 va, int level)
@@ -191,13 +195,13 @@ void mm_init(void)
     u64 pfn = (start_info->pt_base >> PAGE_SHIFT) + start_info->nr_pt_frames;
     if (pfn <= boot_regs.rsp >> PAGE_SHIFT)
         pfn = (boot_regs.rsp >> PAGE_SHIFT) + 1; /* the boot stack comes after the tables; rsp may be its very end */
-    u64 pages = pfn + MEMORY_PAGES; /* in a large domain the p2m list alone is larger than that */
+    u64 first = pfn, pages = pfn + MEMORY_PAGES; /* in a large domain the p2m list alone is larger than that */
     for (; pfn < start_info->nr_pages && pte_slot(pfn << PAGE_SHIFT, 1) && pte_read(pfn << PAGE_SHIFT) & PTE_P; pfn++)
-        if (pfn < pages)
-            page_add((void *)(pfn << PAGE_SHIFT));
+        ;
+    if (pfn > first)
+        run_add((void *)(first << PAGE_SHIFT), (pfn < pages ? pfn : pages) - first);
     first_mapping_end = mapped_end = pfn;
     while (mapped_end < pages && (pfn = mm_extend()))
-        for (; pfn < mapped_end; pfn++)
-            page_add((void *)(pfn << PAGE_SHIFT));
+        run_add((void *)(pfn << PAGE_SHIFT), mapped_end - pfn);
     unmap(0);
 }

@@ -1,5 +1,7 @@
-"""Builds `pyvmm.machine._fast` (cffi, API mode, abi3) from `fast.c`, `fast_plans.c` and `fast_step.c`. Run by setuptools'
-`cffi_modules`, or by hand in a checkout."""
+"""Builds `pyvmm.machine._fast` (cffi, API mode, abi3) from `fast.c`, `fast_plans.c` and `fast_step.c`.
+
+Run by setuptools' `cffi_modules`, or by hand in a checkout.
+"""
 
 import os
 import shutil
