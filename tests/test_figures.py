@@ -183,7 +183,9 @@ def test_compare_shows_growth_and_flames(tmp_path: Path) -> None:
     result = CliRunner().invoke(compare_command, [*arguments, "--flame", str(flames)], catch_exceptions=False)
     assert result.exit_code == 0
     assert re.search(r"number of store messages +linear +\d+ \+ 3 n +0\.0%", result.output)
-    assert re.search(r"^xl: the 5th creation takes [\d,]+, the 2nd [\d,]+ \(\+.*%\): \w+, ", result.output, re.MULTILINE)
+    assert re.search(
+        r"^xl: the 5th creation takes [\d,]+, the 2nd [\d,]+ \(\+.*%\): \w+, ", result.output, re.MULTILINE
+    )
     assert re.search(r"^lightvm: .*: nothing grows over 1 %$", result.output, re.MULTILINE)
     names = {"flame-xl-noop-5.svg", "flame-lightvm-noop-5.svg", "flame-xl-to-lightvm-noop-5.svg"}
     assert {file.name for file in flames.iterdir()} == names

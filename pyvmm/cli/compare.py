@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import click
@@ -21,6 +23,9 @@ CROSSINGS = ("hypercalls", "events", "switches", "store_messages")
 
 @click.command("compare")
 @click.option("--designs", metavar="A,B", help="The designs to compare (default: all).")
+@click.option(
+    "--design", "own_files", metavar="FILE", multiple=True, help="A design of your own: C, Python, or a dom0."
+)
 @click.option("--guest", default="daytime", show_default=True, help="The guest that is made: noop, hello or daytime.")
 @numbers_option("1,10,100", "Which creations to show.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the rows to FILE ('-' for stdout).")
@@ -38,6 +43,7 @@ CROSSINGS = ("hypercalls", "events", "switches", "store_messages")
 def command(
     context: click.Context,
     designs: str | None,
+    own_files: tuple[str, ...],
     guest: str,
     numbers: tuple[int, ...],
     json_file: str | None,
@@ -61,10 +67,16 @@ def command(
 
     if growth and context.get_parameter_source("numbers") is ParameterSource.DEFAULT:
         numbers = parse(CURVE)
-    chosen = tuple(designs.split(",")) if designs else tuple(compare.DESIGNS)
-    compare.check(chosen, guest)
-    wanted = [Sweep(design, guest, numbers, store, seed, engine) for design in chosen]
     with ExitStack() as stack:
+        own = {}
+        if own_files:
+            from pyvmm.designs import load
+
+            work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            own = {one.name: one for one in load(own_files, work)}
+        chosen = dict.fromkeys(designs.split(",") if designs else compare.DESIGNS) | dict.fromkeys(own)
+        compare.check((design for design in chosen if design not in own), guest)
+        wanted = [Sweep(design, guest, numbers, store, seed, engine, own.get(design)) for design in chosen]
         out = open_output(stack, json_file, "json", sys.stdout)
         profiles = None if profile_dir is None else directory(profile_dir, "profile")
         pictures = None if flame_dir is None else directory(flame_dir, "flame graphs'")
@@ -115,7 +127,10 @@ def _show(rows: list[dict[str, Any]], guest: str) -> None:
         table.add_row(shown, str(row["n"]), *(f"{value:,}" for value in figures))
         last = row["design"]
     width = None if sys.stdout.isatty() else 160
-    Console(width=width, highlight=False).print(table)
+    console = Console(width=width, highlight=False)
+    console.print(table)
+    if native := list(dict.fromkeys(row["design"] for row in rows if row.get("native"))):
+        console.print(f"{', '.join(native)}: dom0 is Python; nothing but the guest is executed here", markup=False)
 
 
 __all__ = ["command"]

@@ -22,6 +22,8 @@ from pyvmm.errors import UsageError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from pyvmm.designs import Own
+
 GLANCE = 0.25  # seconds between two looks at how far the sweeps are
 A_WORD = 20.0  # seconds between two lines about that, where there is no terminal
 
@@ -43,6 +45,7 @@ class Sweep:
     store: str = "c"
     seed: int = 0
     engine: str = "auto"
+    own: Own | None = None  # the design, when it is a user's own
 
     @property
     def name(self) -> str:
@@ -51,7 +54,7 @@ class Sweep:
 
     def run(self, told: str) -> list[Measured]:
         """Measure it, here. The number of guests made so far is written to the file `told`."""
-        from pyvmm import compare
+        from pyvmm import compare, native
 
         with open(told, "w", encoding="ascii") as file:
 
@@ -60,9 +63,13 @@ class Sweep:
                 file.write(f"{n}")
                 file.flush()
 
-            found = compare.measure(
-                self.design, self.guest, self.numbers, self.engine, self.seed, self.store, progress=progress
-            )
+            what = (self.guest, self.numbers, self.engine, self.seed)
+            if self.own is None:
+                found = compare.measure(self.design, *what, self.store, progress)
+            elif self.own.dom0 is None:
+                found = native.measure(self.design, self.own.source, *what, progress)
+            else:
+                found = compare.measure(self.design, *what, self.store, progress, self.own.dom0, self.own.facts)
         return [Measured(row, paths) for row, paths in found]
 
     def key(self) -> dict[str, Any]:
@@ -75,6 +82,7 @@ class Sweep:
             "numbers": list(self.numbers),
             "store": self.store,
             "seed": self.seed,
+            "own": None if self.own is None else self.own.sha256,
             **compare.provenance(self.guest),
         }
 

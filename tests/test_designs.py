@@ -1,0 +1,211 @@
+"""Designs of a user's own in `pyvmm compare`: in C, as an image of dom0, in Python; and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pyvmm import compare, images, native
+from pyvmm.cli.compare import command
+from pyvmm.compare import CommandError
+from pyvmm.designs import Own, designs_in, load
+from pyvmm.errors import PyvmmError
+from pyvmm.images import build
+
+C = """
+#include "design.h"
+static int reserve(struct guest *g) { return step_reserve(g, false, false); }
+static const struct phase phases[] = {
+    {"reserve", reserve, undo_reserve}, {"devices", step_noxs_devices, undo_noxs_devices}, {"load", step_load, NULL},
+    {"run", step_run, NULL}, {0},
+};
+DESIGN(own, "own-c", "a design of one file", .needs_noxs = true, .phases = phases);
+static int nothing(struct guest *g) { return *(volatile int *)8 + (g == NULL); }
+static const struct phase ends[] = {{"nothing", nothing, NULL}, {0}};
+DESIGN(bad, "bad-c", "comes to a bad end", .phases = ends);
+"""
+LINKED = """
+#include "design.h"
+int elsewhere(struct guest *g);
+static const struct phase phases[] = {{"elsewhere", elsewhere, NULL}, {0}};
+DESIGN(own, "own", "is not all there", .phases = phases);
+"""
+PYTHON = """
+from dataclasses import dataclass
+from pyvmm.toolstack.xl import Xl
+
+@dataclass
+class Note:
+    text: str
+
+class Own(Xl):
+    name = "own-py"
+
+    def create(self, plan, identity):
+        self.xs.write("/note", Note("one more").text)
+        return super().create(plan, identity)
+"""
+
+needs_compiler = pytest.mark.skipif(not build.GUESTS.is_dir(), reason="the guests' sources are in a checkout only")
+
+
+def _written(folder: Path, name: str, text: str) -> str:
+    file = folder / name
+    file.write_text(text)
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def own_c(tmp_path_factory: pytest.TempPathFactory) -> list[Own]:
+    folder = tmp_path_factory.mktemp("own")
+    return load([_written(folder, "mine.c", C)], folder)
+
+
+def test_our_image_has_our_designs() -> None:
+    """The table in dom0's image says of each what `compare` takes it to need."""
+    found = {facts.name: facts for facts in designs_in(images.path("dom0").read_bytes())}
+    assert set(found) == set(compare.DESIGNS)
+    for name, facts in found.items():
+        ours = compare.DESIGNS[name]
+        assert (facts.shells, facts.xenstore) == (ours.shells, ours.xenstore), name
+
+
+@needs_compiler
+def test_a_design_in_c(own_c: list[Own], tmp_path: Path) -> None:
+    """It does what chaos-noxs does, in a file of its own: the same guest, the same classes but for what is its own. The
+    image it is in can be named in its place."""
+    assert {one.name for one in own_c} == {"own-c", "bad-c"}
+    own = next(one for one in own_c if one.name == "own-c")
+    assert not own.facts.xenstore and not own.facts.shells and own.dom0 is not None
+    image = tmp_path / "prebuilt"
+    shutil.copy(own.dom0, image)
+    shutil.copy(own.dom0.with_name("dom0.functions"), tmp_path / "prebuilt.functions")
+    (again,) = (one for one in load([str(image)], tmp_path) if one.name == "own-c")
+    assert again.sha256 == own.sha256 and again.facts == own.facts
+    rows = {}
+    for one in (own, again):
+        rows[one.dom0] = compare.sweep("own-c", "noop", (1, 2), dom0=one.dom0, own=one.facts)
+    (first, second), (same, _) = rows.values()
+    assert first[0] == same[0]
+    (ours,) = compare.sweep("chaos-noxs", "noop", (2,))
+    row, profile = second
+    assert (row.classes["load"], row.classes["boot"]) == (ours[0].classes["load"], ours[0].classes["boot"])
+    assert row.hypercalls == ours[0].hypercalls and row.store_messages == 0
+    files = {file: name for _, _, path, _ in profile.paths() for name, file in path}
+    assert "design_mine.c" in files and files["design_mine.c"] == "reserve"
+
+
+@needs_compiler
+def test_a_design_in_c_that_crashes_is_one_line(own_c: list[Own]) -> None:
+    bad = next(one for one in own_c if one.name == "bad-c")
+    with pytest.raises(CommandError, match=r"^bad-c: dom0 ended") as caught:
+        compare.sweep("bad-c", "noop", (1,), dom0=bad.dom0, own=bad.facts)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_design_in_python(tmp_path: Path) -> None:
+    """No instruction of its own is executed; its guest's, and all crossings, are counted, the same every time."""
+    file = _written(tmp_path, "own.py", PYTHON)
+    (own,) = load([file], tmp_path)
+    assert own.name == "own-py" and own.dom0 is None
+    found = native.measure("own-py", Path(file), "daytime", (1, 3))
+    for (row, paths), n in zip(found, (1, 3), strict=True):
+        assert row["native"] and row["n"] == n
+        assert row["total"] == row["classes"]["boot"] > 10_000
+        assert sum(row["classes"].values()) == row["total"] == sum(stack[-1] for stack in paths["stacks"])
+        assert row["messages"]["toolstack"] > 100 and row["messages"]["guests"] > 10
+        assert row["store_messages"] == sum(row["messages"].values())
+        assert row["hypercalls"] > 100 and row["events"] > 10 and row["switches"] > 10
+    assert native.measure("own-py", Path(file), "daytime", (1, 3)) == found
+    plain = tmp_path / "plain.py"
+    plain.write_text(PYTHON.replace('        self.xs.write("/note", Note("one more").text)\n', ""))
+    (row, _), _ = native.measure("own-py", plain, "daytime", (1, 3))
+    assert row["messages"]["toolstack"] == found[0][0]["messages"]["toolstack"] - 1
+
+
+def test_it_takes_part(tmp_path: Path) -> None:
+    file, rows = _written(tmp_path, "own.py", PYTHON), tmp_path / "rows.json"
+    arguments = ["--designs", "lightvm", "--design", file, "--guest", "noop", "-n", "2"]
+    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert result.exit_code == 0 and "own-py: dom0 is Python" in result.output
+    result = CliRunner().invoke(command, [*arguments, "--json", str(rows)], catch_exceptions=False)
+    found = json.loads(rows.read_text())
+    assert [row["design"] for row in found] == ["lightvm", "own-py"] and found[1]["native"] and "native" not in found[0]
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (C.replace("step_load", "step_lod"), r"x\.c:5:\d+: error: use of undeclared identifier 'step_lod'"),
+        (C.replace("*g) { return step_r", "*g) { int unused; return step_r"), r"x\.c:3:\d+: error: unused variable"),
+        (LINKED, r"x\.c: ld\.lld: error: undefined symbol: elsewhere"),
+    ],
+)
+def test_what_does_not_compile(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(PyvmmError, match=said) as caught:
+        load([_written(tmp_path, "x.c", text)], tmp_path)
+    assert "\n" not in str(caught.value) and str(tmp_path / "x.c") in str(caught.value)
+
+
+def test_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = _written(tmp_path, "x.c", C)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(PyvmmError, match=r"x\.c: the guests' compiler is the `ziglang` wheel, and it is not installed"):
+        load([file], tmp_path)
+    monkeypatch.setattr(build, "GUESTS", tmp_path / "nowhere")
+    with pytest.raises(PyvmmError, match="designs in C are compiled in a checkout"):
+        load([file], tmp_path)
+
+
+XL = "from pyvmm.toolstack.xl import Xl\nclass A(Xl):\n    name = 'a'\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("x.py", "def x(:", r"x\.py:1: invalid syntax$"),
+        ("x.py", "\nimport nothing_such", r"x\.py:2: ModuleNotFoundError: No module named 'nothing_such'$"),
+        ("x.py", "x = 1", r"x\.py defines no design of its own$"),
+        ("x.py", "class A:\n    name = 'a'\n    def create(self): pass\n", r"x\.py: the design A has no prepare"),
+        ("x.py", XL.replace("'a'", "'xl'"), r"x\.py: there is a design called xl already$"),
+        ("x.py", XL.replace("'a'", "'A b'"), r"x\.py: 'A b' is no name for a design"),
+        ("x.py", XL + "class B(A):\n    pass\n", r"x\.py: two designs have the same name$"),
+        ("x", "hello", r"x is no image of dom0 that could be read"),
+    ],
+)
+def test_what_is_no_design(tmp_path: Path, name: str, text: str, said: str) -> None:
+    with pytest.raises(PyvmmError, match=said) as caught:
+        load([_written(tmp_path, name, text)], tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_images_that_have_none(tmp_path: Path) -> None:
+    for name in ("hello", "noop", "dom0"):
+        with pytest.raises(PyvmmError, match="defines no design of its own"):
+            load([str(images.path(name))], tmp_path)
+    whole = images.path("dom0").read_bytes()
+    for length in (0, 3, 64, 5000, len(whole) - 64):
+        (tmp_path / "cut").write_bytes(whole[:length])
+        with pytest.raises(PyvmmError, match=r"cut is no image of dom0 that could be read|no design of its own"):
+            load([str(tmp_path / "cut")], tmp_path)
+    for missing in (tmp_path / "missing.c", tmp_path):
+        with pytest.raises(PyvmmError, match="cannot read the design"):
+            load([str(missing)], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("    def create(self, plan, identity):\n        return {}['x']\n", r"^a: .*x\.py:5: KeyError: 'x'$"),
+        ("    def __init__(self):\n        pass\n", r"^a: .*x\.py:1: TypeError: .*takes 1 positional argument"),
+    ],
+)
+def test_a_python_design_that_fails_is_one_line(tmp_path: Path, body: str, said: str) -> None:
+    file = _written(tmp_path, "x.py", XL + body)
+    with pytest.raises(CommandError, match=said):
+        native.measure("a", Path(file), "noop", (1,))
