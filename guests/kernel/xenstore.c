@@ -56,16 +56,15 @@ static void send(const void *from, u32 n)
     }
 }
 
-/* The next n bytes; those beyond `room` are dropped. */
+/* The next n bytes; those beyond `room` are dropped. The store is told of room in the ring only when there was none. */
 static void receive(char *to, u32 n, u32 room)
 {
     for (u32 at, here, kept; n; n -= here) {
-        if (!can_read(NULL)) {
-            event_send(port);
+        u32 cons = ring->rsp_cons;
+        if (!can_read(NULL))
             thread_wait(can_read, NULL);
-        }
-        at = ring->rsp_cons % sizeof ring->rsp;
-        here = ring->rsp_prod - ring->rsp_cons;
+        at = cons % sizeof ring->rsp;
+        here = ring->rsp_prod - cons;
         here = here < n ? here : n;
         here = here < sizeof ring->rsp - at ? here : (u32)sizeof ring->rsp - at;
         kept = here < room ? here : room;
@@ -73,7 +72,10 @@ static void receive(char *to, u32 n, u32 room)
         to += kept;
         room -= kept;
         barrier();
-        ring->rsp_cons += here;
+        ring->rsp_cons = cons + here;
+        barrier();
+        if (ring->rsp_prod - cons >= sizeof ring->rsp)
+            event_send(port);
     }
 }
 
@@ -84,12 +86,10 @@ static int message(struct xsd_sockmsg *h, char *body, u32 size)
     if (h->type != XS_WATCH_EVENT) {
         receive(body, h->len, size - 1);
         body[h->len < size ? h->len : size - 1] = 0;
-        event_send(port);
         return (int)h->len;
     }
     char text[XENSTORE_MAX] = {0};
     receive(text, h->len, sizeof text - 1);
-    event_send(port);
     if (event_count == COUNT(events)) { /* nobody listens: the oldest goes */
         event_first = (event_first + 1) % COUNT(events);
         event_count--;
