@@ -15,6 +15,7 @@ from pyvmm.compare import CommandError
 from pyvmm.designs import Own, designs_in, load
 from pyvmm.errors import PyvmmError
 from pyvmm.images import build
+from tests.running import ROOT
 
 C = """
 #include "design.h"
@@ -209,3 +210,16 @@ def test_a_python_design_that_fails_is_one_line(tmp_path: Path, body: str, said:
     file = _written(tmp_path, "x.py", XL + body)
     with pytest.raises(CommandError, match=said):
         native.measure("a", Path(file), "noop", (1,))
+
+
+@needs_compiler
+def test_the_documentations_examples(tmp_path: Path) -> None:
+    """Both designs in docs/compare.md are designs, as they stand there."""
+    text = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
+    c, python = (text.split(f"```{language}\n")[1].split("```")[0] for language in ("c", "python"))
+    found = load([_written(tmp_path, "mine.c", c), _written(tmp_path, "mine.py", python)], tmp_path)
+    assert [own.name for own in found] == ["mine", "announced"]
+    (row, _) = compare.sweep("mine", "noop", (1,), dom0=found[0].dom0, own=found[0].facts)[0]
+    assert row.total > 10_000
+    ((made, _),) = native.measure("announced", found[1].source, "noop", (2,))
+    assert made["store_messages"] > 50

@@ -83,10 +83,13 @@ def command(
     rows = {pair: [one.row for one in measured] for pair, measured in found.items()}
     titles = {name: facts.title for name, facts in compare.DESIGNS.items()}
     sections = _sections(rows, [one.row for one in done[most]], guest, titles)
+    provenance = compare.provenance(guest)
+    for other in FIG_4:
+        provenance["images"] |= compare.provenance(other)["images"]
     growths = [growth_of(found[design, guest]) for design in titles]
     flames = flames_of({design: found[design, guest][-1] for design in titles})
     every = [one.row for measured in (*found.values(), done[most]) for one in measured]
-    _write(out, sections, growths, flames, every, {"store": store, "seed": seed}, compare.provenance(guest))
+    _write(out, sections, growths, flames, every, {"store": store, "seed": seed}, provenance)
     for g in growths:
         print(g.sentence())
     print(f"pyvmm: {out / 'index.html'}", file=sys.stderr)
@@ -126,9 +129,9 @@ def _sections(
             f"Fig. 9: creation of {guest} by all designs",
             "All that is executed for the n-th guest but the guest's own boot. The paper's first guest of "
             "chaos [XS+split] is not known.",
-            tables.order_9(rows, guest, titles) + " Times have much in them that all designs share and that is no "
-            "executed code: waits, processes, the hypervisor. So the factors between designs with the XenStore and "
-            "those without begin larger here; what grows in the paper's XenStore designs is partly such time, too.",
+            tables.order_9(rows, guest, titles) + " Times have in them what all designs share and what is no executed "
+            "code: processes, waits, Linux, the hypervisor. It brings the paper's designs nearer to each other at the "
+            "first guest, and part of what grows there with the XenStore is such time, too.",
             draw.figure_9(rows, guest, titles),
             tables.table_9(rows, guest, titles),
         ),
@@ -136,7 +139,7 @@ def _sections(
             "figure-10",
             "Fig. 10: many noop guests by LightVM",
             "A guest without devices, create and boot.",
-            "The paper's machine slows down a little with its load; a count does not.",
+            "Both are flat. The paper's containers end at about 3000, where the machine's memory does.",
             draw.figure_10(many),
             tables.table_10(many),
         ),

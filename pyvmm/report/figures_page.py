@@ -11,7 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from pyvmm.report.figures_paper import MACHINE
-from pyvmm.report.figures_tables import Table
+from pyvmm.report.figures_tables import Table, table_spawns
 from pyvmm.report.flame import Flame
 from pyvmm.report.growth import Growth
 
@@ -46,6 +46,7 @@ def page(
         growths=growths,
         flames=flames,
         everything=everything,
+        spawns=table_spawns(),
         made_of=made_of,
         machine=MACHINE,
         top=TOP,
