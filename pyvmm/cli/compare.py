@@ -106,9 +106,7 @@ def _show(rows: list[dict[str, Any]], guest: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title=f"instructions to create and boot the n-th {guest}", title_justify="left", box=None, pad_edge=False
-    )
+    table = Table(box=None, pad_edge=False)
     table.add_column("design", no_wrap=True)
     columns = [*COLUMNS, *(["charged"] if any(row["charged"] for row in rows) else [])]
     for name in ("n", "total", *columns, "prepare", *CROSSINGS):
@@ -128,6 +126,7 @@ def _show(rows: list[dict[str, Any]], guest: str) -> None:
         last = row["design"]
     width = None if sys.stdout.isatty() else 160
     console = Console(width=width, highlight=False)
+    console.print(f"instructions to create and boot the n-th {guest}", markup=False)
     console.print(table)
     if native := list(dict.fromkeys(row["design"] for row in rows if row.get("native"))):
         console.print(f"{', '.join(native)}: dom0 is Python; nothing but the guest is executed here", markup=False)
