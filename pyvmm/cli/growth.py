@@ -39,6 +39,12 @@ def show(growths: Sequence[Growth]) -> None:
         table.add_column("off by", justify="right", no_wrap=True)
         for n in (one.points[0][0], one.points[-1][0]):
             table.add_column(f"n = {n}", justify="right", no_wrap=True)
+        for name, points, fit, part in one.classes:
+            if part >= 0.01:
+                ends = (f"{points[0][1]:,}", f"{points[-1][1]:,}")
+                table.add_row(
+                    "all", f"class {name}", "", f"{part:.1%}", fit.law, str(fit), f"{fit.residual:.1%}", *ends
+                )
         for f in one.top(TOP):
             ends = (f"{f.points[0][1]:,}", f"{f.points[-1][1]:,}")
             law = (f.fit.law, str(f.fit), f"{f.fit.residual:.1%}")
@@ -47,7 +53,7 @@ def show(growths: Sequence[Growth]) -> None:
             if fit.law not in ("constant", "first only"):
                 ends = (f"{points[0][1]:,}", f"{points[-1][1]:,}")
                 law = (fit.law, str(fit), f"{fit.residual:.1%}")
-                table.add_row("", f"number of {name.replace('_', ' ')}", "", "", *law, *ends)
+                table.add_row("all", f"number of {name.replace('_', ' ')}", "", "", *law, *ends)
         console.print(table)
 
 

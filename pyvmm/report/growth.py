@@ -16,6 +16,7 @@ from typing import Any
 from pyvmm.report.stacks import Stack
 
 Points = Sequence[tuple[int, int]]  # (n, count), n rising
+Counts = tuple[tuple[int, int], ...]  # the same, kept
 
 CONSTANT, ONCE, LOGARITHMIC, LINEAR, QUADRATIC, IRREGULAR = LAWS = (
     "constant", "first only", "logarithmic", "linear", "quadratic", "irregular",
@@ -133,7 +134,7 @@ class Grown:
     file: str
     function: str
     caller: str
-    points: tuple[tuple[int, int], ...]
+    points: Counts
     fit: Fit
     part: float
 
@@ -145,15 +146,17 @@ class Grown:
 
 @dataclass(frozen=True)
 class Growth:
-    """A design's growth. `points`: all of it, without shells made afterwards; `functions`: those that grow, the most
-    first; `crossings`: the fits of other counts of the rows (messages, hypercalls, ...)."""
+    """A design's growth. `points`: all of it, without shells made afterwards; `classes`: those that grow, and their
+    parts of the whole growth; `functions`: those that grow, the most first; `crossings`: the fits of other counts of
+    the rows (messages, hypercalls, ...)."""
 
     design: str
     guest: str
-    points: tuple[tuple[int, int], ...]
+    points: Counts
     fit: Fit
+    classes: tuple[tuple[str, Counts, Fit, float], ...]
     functions: tuple[Grown, ...]
-    crossings: tuple[tuple[str, tuple[tuple[int, int], ...], Fit], ...]
+    crossings: tuple[tuple[str, Counts, Fit], ...]
 
     @property
     def relative(self) -> float:
@@ -189,6 +192,7 @@ class Growth:
             "design": self.design,
             "guest": self.guest,
             "total": _plain(self.points, self.fit),
+            "classes": {name: {"part": part, **_plain(points, fit)} for name, points, fit, part in self.classes},
             "functions": [
                 {
                     "domain": f.role,
@@ -255,8 +259,16 @@ def growth(
     for name in ("store_messages", "transactions", "hypercalls", "events", "switches"):
         points = tuple((n, int(row[name])) for n, row in zip(numbers, rows, strict=True))
         crossings.append((name, points, fit(points)))
+    classes = []
+    for name in rows[0]["classes"]:
+        points = tuple((n, int(row["classes"][name])) for n, row in zip(numbers, rows, strict=True))
+        if (risen := points[-1][1] - points[0][1]) > 0 and change > 0:
+            classes.append((name, points, fit(points), risen / change))
+    classes.sort(key=lambda one: -one[3])
     first = rows[0]
-    return Growth(first["design"], first["guest"], whole, fit(whole), tuple(functions), tuple(crossings))
+    return Growth(
+        first["design"], first["guest"], whole, fit(whole), tuple(classes), tuple(functions), tuple(crossings)
+    )
 
 
 __all__ = ["LAWS", "Fit", "Grown", "Growth", "fit", "growth", "ordinal"]
