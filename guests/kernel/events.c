@@ -1,8 +1,14 @@
 /* Event channels: the upcall, a handler a port, and the calls that make and close ports. */
 #include "kernel.h"
 
-enum { PORTS = EVENT_PORTS };
+enum { PORTS = EVENT_PORTS, FIFO = PORTS > 4096 }; /* more ports than the shared page has bits for */
 static struct { event_handler run; void *arg; } handlers[PORTS];
+
+void event_run(u32 port)
+{
+    if (port < PORTS && handlers[port].run)
+        handlers[port].run(port, handlers[port].arg);
+}
 
 static void upcall(struct frame *f)
 {
@@ -10,6 +16,10 @@ static void upcall(struct frame *f)
     struct vcpu_info *v = &shared_info->vcpu_info[0];
     while (v->evtchn_upcall_pending) {
         v->evtchn_upcall_pending = 0;
+        if (FIFO) {
+            fifo_run();
+            continue;
+        }
         u64 words = __atomic_exchange_n(&v->evtchn_pending_sel, 0, __ATOMIC_SEQ_CST);
         for (u32 w = 0; words; w++, words >>= 1) {
             if (!(words & 1))
@@ -19,8 +29,7 @@ static void upcall(struct frame *f)
             while ((ports = *pending & ~((volatile u64 *)shared_info->evtchn_mask)[w])) {
                 u32 port = w * 64 + (u32)__builtin_ctzl(ports);
                 clear_bit(shared_info->evtchn_pending, port);
-                if (port < PORTS && handlers[port].run)
-                    handlers[port].run(port, handlers[port].arg);
+                event_run(port);
             }
         }
     }
@@ -30,6 +39,8 @@ void events_init(void)
 {
     for (u32 w = 0; w < 64; w++)
         shared_info->evtchn_mask[w] = ~0UL;
+    if (FIFO)
+        fifo_init();
     trap_handlers[VECTOR_UPCALL] = upcall;
     struct callback_register calls[] = {{CALLBACKTYPE_event, 0, upcall_entry}, {CALLBACKTYPE_failsafe, 0, failsafe_entry},
                                         {CALLBACKTYPE_syscall, 0, syscall_entry}};
@@ -61,12 +72,17 @@ void event_bind(u32 port, event_handler handler, void *arg)
     struct evtchn_port p = {port};
     handlers[port].run = handler;
     handlers[port].arg = arg;
+    if (FIFO)
+        fifo_reach(port);
     hypercall_event_channel_op(EVTCHNOP_unmask, &p);
 }
 
 void event_unbind(u32 port)
 {
-    set_bit(shared_info->evtchn_mask, port);
+    if (FIFO)
+        fifo_mask(port);
+    else
+        set_bit(shared_info->evtchn_mask, port);
     handlers[port].run = NULL;
 }
 
@@ -95,5 +111,6 @@ void event_close(u32 port)
     struct evtchn_port p = {port};
     event_unbind(port);
     hypercall_event_channel_op(EVTCHNOP_close, &p);
-    clear_bit(shared_info->evtchn_pending, port);
+    if (!FIFO)
+        clear_bit(shared_info->evtchn_pending, port);
 }

@@ -70,6 +70,8 @@ typedef void (*event_handler)(u32 port, void *arg);
 void events_init(void);
 void event_bind(u32 port, event_handler handler, void *arg); /* and unmasks it */
 void event_unbind(u32 port);
+void event_run(u32 port); /* its handler */
+void fifo_init(void), fifo_reach(u32 port), fifo_mask(u32 port), fifo_run(void); /* events_fifo.c */
 void event_send(u32 port);
 void events_mask(void);
 void events_unmask(void);

@@ -102,6 +102,8 @@ struct evtchn_bind_vcpu { u32 port, vcpu; };
 struct evtchn_alloc_unbound { u16 dom, remote_dom; u32 port; };
 struct evtchn_port { u32 port; };
 struct evtchn_reset { u16 dom; };
+struct evtchn_init_control { u64 control_gfn; u32 offset, vcpu; u8 link_bits, pad[7]; };
+struct evtchn_expand_array { u64 array_gfn; };
 struct evtchn_status {
     u16 dom;
     u32 port, status, vcpu;
