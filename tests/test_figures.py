@@ -138,6 +138,7 @@ def test_the_page(tmp_path: Path) -> None:
     assert {"index.html", "figures.json", "figure-4.svg", "flame-xl.svg", "flame-chaos-noxs-to-lightvm.svg"} <= set(
         names
     )
+    assert len(list(kept.iterdir())) == len(compare.DESIGNS) + 2  # of them xl's daytime, and noop twice by lightvm
     for name in names:
         assert (out / name).read_bytes() == (again / name).read_bytes(), name
     html = (out / "index.html").read_text(encoding="utf-8")
@@ -159,8 +160,26 @@ def test_kept_sweeps(tmp_path: Path) -> None:
     assert kept.load(Sweep("lightvm", "noop", (1,), seed=1)) is None
     assert kept.load(Sweep("lightvm", "noop", (1, 2))) is None
     for text in ("", "{", "[]", "{}", '{"run": {}, "rows": []}'):
-        (tmp_path / "lightvm-noop.json").write_text(text)
+        (tmp_path / "lightvm-noop-1.json").write_text(text)
         assert kept.load(sweep) is None
+
+
+def test_designs_of_ones_own_are_drawn_when_they_execute_something(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text("from pyvmm.toolstack.xl import Xl\nclass A(Xl):\n    name = 'a'\n")
+    result = CliRunner().invoke(command, ["--design", str(file), "--out", str(tmp_path / "out")])
+    assert "a is Python: there are no instructions of it to draw" in str(result.exception)
+
+
+def test_a_design_that_the_paper_does_not_have(measured: dict[str, list[Measured]]) -> None:
+    """It has its line, its rows, and dashes where the paper's numbers would be."""
+    rows: Any = {(design, "noop"): [one.row for one in every] for design, every in measured.items()}
+    rows["mine", "noop"] = rows["chaos-noxs", "noop"]
+    titles = {**{name: facts.title for name, facts in compare.DESIGNS.items()}, "mine": "mine"}
+    assert figures.figure_9(rows, "noop", titles) != figures.figure_9(rows, "noop", dict(list(titles.items())[:-1]))
+    line = next(line for line in figures_tables.table_9(rows, "noop", titles).rows if line[0] == "mine")
+    assert line.count("–") == 3  # noqa: RUF001
+    assert "mine" not in figures_tables.order_9(rows, "noop", titles)
 
 
 @pytest.mark.parametrize(

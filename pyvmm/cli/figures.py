@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,6 +32,7 @@ def _dots(most: int) -> tuple[int, ...]:
 
 
 @click.command("figures")
+@click.option("--design", "own_files", metavar="FILE", multiple=True, help="A design of your own in C, in Fig. 9 too.")
 @click.option("--guest", default="daytime", show_default=True, help="The guest of Figs 5 and 9.")
 @numbers_option(CURVE, "Which creations are points of the curves.")
 @click.option(
@@ -45,6 +47,7 @@ def _dots(most: int) -> tuple[int, ...]:
 @click.option("--seed", default=0, show_default=True, help="Goes into all that is chosen freely.")
 @click.option("--engine", default="auto", hidden=True)
 def command(
+    own_files: tuple[str, ...],
     guest: str,
     numbers: tuple[int, ...],
     many: int,
@@ -72,20 +75,30 @@ def command(
     assert jinja2 and matplotlib  # before an hour of sweeps, not after
     compare.check(compare.DESIGNS, guest)
     out = directory(out_dir, "output")
-    pairs = [(design, guest) for design in compare.DESIGNS]
-    pairs += [("xl", other) for other in FIG_4 if other != guest]
-    wanted = {pair: Sweep(*pair, numbers, store, seed, engine) for pair in pairs}
+    titles = {name: facts.title for name, facts in compare.DESIGNS.items()}
     most = Sweep("lightvm", "noop", _dots(many), store, seed, engine)
     with ExitStack() as stack:
+        own = {}
+        if own_files:
+            from pyvmm.designs import load
+
+            own = {one.name: one for one in load(own_files, Path(stack.enter_context(TemporaryDirectory())))}
+            for one in own.values():
+                if one.dom0 is None:
+                    raise UsageError(f"{one.source}: {one.name} is Python: there are no instructions of it to draw")
+                titles[one.name] = one.name
+        pairs = [(design, guest) for design in titles]
+        pairs += [("xl", other) for other in FIG_4 if other != guest]
+        wanted = {(d, g): Sweep(d, g, numbers, store, seed, engine, own.get(d)) for d, g in pairs}
         pool: Executor = stack.enter_context(ProcessPoolExecutor(jobs))
         done = run(pool, list(dict.fromkeys([most, *wanted.values()])), Kept(resume_dir))
     found = {pair: done[sweep] for pair, sweep in wanted.items()}
     rows = {pair: [one.row for one in measured] for pair, measured in found.items()}
-    titles = {name: facts.title for name, facts in compare.DESIGNS.items()}
     sections = _sections(rows, [one.row for one in done[most]], guest, titles)
     provenance = compare.provenance(guest)
     for other in FIG_4:
         provenance["images"] |= compare.provenance(other)["images"]
+    provenance |= {f"design {one.name}": one.sha256 for one in own.values()}
     growths = [growth_of(found[design, guest]) for design in titles]
     flames = flames_of({design: found[design, guest][-1] for design in titles})
     every = [one.row for measured in (*found.values(), done[most]) for one in measured]

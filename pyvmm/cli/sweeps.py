@@ -103,9 +103,12 @@ class Kept:
     def __init__(self, where: str | None) -> None:
         self._path = directory(where, "resume") if where is not None else None
 
+    def _file(self, sweep: Sweep) -> Path | None:
+        return None if self._path is None else self._path / f"{sweep.name}-{sweep.numbers[-1]}.json"
+
     def load(self, sweep: Sweep) -> list[Measured] | None:
         """Its creations, if they were measured under the same conditions."""
-        file = self._path / f"{sweep.name}.json" if self._path is not None else None
+        file = self._file(sweep)
         if file is None or not file.exists():
             return None
         try:
@@ -117,15 +120,16 @@ class Kept:
 
     def save(self, sweep: Sweep, found: Sequence[Measured]) -> None:
         """Keep it; a half-written file never has the name."""
-        if self._path is None:
+        file = self._file(sweep)
+        if file is None:
             return
         kept = {"run": sweep.key(), "rows": [one.row for one in found], "paths": [one.paths for one in found]}
-        new = self._path / f".{sweep.name}.new"
+        new = file.with_suffix(".new")
         try:
             new.write_text(json.dumps(kept), encoding="utf-8")
-            new.rename(self._path / f"{sweep.name}.json")
+            new.rename(file)
         except OSError as error:
-            raise UsageError(f"cannot keep {sweep.name} in {self._path}: {error.strerror}") from None
+            raise UsageError(f"cannot keep {file}: {error.strerror}") from None
 
 
 def run(executor: Executor, sweeps: Sequence[Sweep], kept: Kept) -> dict[Sweep, list[Measured]]:

@@ -41,6 +41,7 @@ STYLE: Any = {
 }
 SIZE = (9.6, 3.7)  # inches of a figure with two panels
 OURS, THEIRS = "executed instructions", "milliseconds (the paper's machine)"
+BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}  # a legend, right of its panel
 # Nothing is known between the points.
 BETWEEN: dict[str, Any] = {"linestyle": (0, (4, 3)), "marker": "o", "markerfacecolor": "white"}
 
@@ -94,11 +95,6 @@ def _scales(ours: Axes, theirs: Axes, x: str, y: str) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(show))
 
 
-def _beside(axes: Axes) -> None:
-    """The legend, to the right of the panel."""
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-
-
 def _svg(figure: Figure) -> str:
     out = io.BytesIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
@@ -128,7 +124,7 @@ def figure_4(rows: Rows) -> str:
             theirs.plot(*zip(*points, strict=True), color=colour, label=series, **BETWEEN)
         _scales(ours, theirs, "log", "log")
         ours.legend(loc="lower right")
-        _beside(theirs)
+        theirs.legend(**BESIDE)
         return _svg(figure)
 
 
@@ -169,7 +165,7 @@ def figure_9(rows: Rows, guest: str, titles: Mapping[str, str]) -> str:
             if points := curve(9, design, "create"):
                 theirs.plot(*zip(*points, strict=True), color=colour, label=title, **BETWEEN)
         _scales(ours, theirs, "log", "log")
-        _beside(theirs)
+        theirs.legend(*ours.get_legend_handles_labels(), **BESIDE)  # ours are all designs; the paper has not all
         return _svg(figure)
 
 
