@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from click.testing import CliRunner
 from pyvmm import compare
 from pyvmm.cli.compare import command as compare_command
 from pyvmm.cli.figures import command
-from pyvmm.cli.sweeps import Kept, Measured, Sweep
+from pyvmm.cli.sweeps import Kept, Measured, Sweep, run
 from pyvmm.report import figures, figures_tables
 from pyvmm.report.figures_paper import POINTS, UNIKERNEL, curve, paper
 from pyvmm.report.flame import NARROW, SIDE, WIDTH, difference, flame
@@ -150,13 +151,16 @@ def test_the_page(tmp_path: Path) -> None:
     assert {g["design"] for g in data["growth"]} == set(compare.DESIGNS)
 
 
-def test_kept_sweeps(tmp_path: Path) -> None:
+def test_kept_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Taken only under the same conditions; what was cut off or is no such file is measured again."""
     kept, sweep = Kept(str(tmp_path)), Sweep("lightvm", "noop", (1,))
     found = [Measured({"n": 1}, {"frames": [], "stacks": []})]
     assert kept.load(sweep) is None
-    kept.save(sweep, found)
-    assert kept.load(sweep) == found
+    with monkeypatch.context() as patch:  # the images are built again while it runs: it is not of the new ones
+        patch.setattr(compare, "provenance", lambda guest: {"images": {guest: "new"}})
+        kept.save(sweep, found)
+        assert Kept(str(tmp_path)).load(sweep) is None
+    assert kept.load(sweep) == Kept(str(tmp_path)).load(sweep) == found
     assert kept.load(Sweep("lightvm", "noop", (1,), seed=1)) is None
     assert kept.load(Sweep("lightvm", "noop", (1, 2))) is None
     for text in ("", "{", "[]", "{}", '{"run": {}, "rows": []}'):
@@ -180,6 +184,19 @@ def test_a_design_that_the_paper_does_not_have(measured: dict[str, list[Measured
     line = next(line for line in figures_tables.table_9(rows, "noop", titles).rows if line[0] == "mine")
     assert line.count("–") == 3  # noqa: RUF001
     assert "mine" not in figures_tables.order_9(rows, "noop", titles)
+
+
+def test_any_executor_will_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One of threads, too, and a worker that cannot write down how far it is; an error of a sweep is the run's."""
+    sweeps = [Sweep(design, "noop", (1, 2)) for design in ("chaos-noxs", "lightvm")]
+    with ThreadPoolExecutor(1) as pool:
+        found = run(pool, sweeps, Kept(None))
+    assert list(found) == sweeps and [one.row["n"] for one in found[sweeps[1]]] == [1, 2]
+    said = capsys.readouterr().err
+    assert "chaos-noxs-noop: 2 guests made (1 of 2)" in said and "lightvm-noop: 2 guests made (2 of 2)" in said
+    assert sweeps[1].run(str(tmp_path / "not" / "there")) == found[sweeps[1]]
+    with ThreadPoolExecutor(1) as pool, pytest.raises(KeyError):
+        run(pool, [Sweep("no-such", "noop", (1,))], Kept(None))
 
 
 @pytest.mark.parametrize(

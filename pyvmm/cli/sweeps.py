@@ -7,6 +7,7 @@ from there when it is asked for again under the same conditions.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -53,10 +54,12 @@ class Sweep:
         return f"{self.design}-{self.guest}"
 
     def run(self, told: str) -> list[Measured]:
-        """Measure it, here. The number of guests made so far is written to the file `told`."""
+        """Measure it, here. The number of guests made so far is written to the file `told`, if that can be: a worker on
+        another machine cannot."""
         from pyvmm import compare, native
 
-        with open(told, "w", encoding="ascii") as file:
+        where = told if os.path.isdir(os.path.dirname(told)) else os.devnull
+        with open(where, "w", encoding="ascii") as file:
 
             def progress(n: int) -> None:
                 file.seek(0)
@@ -102,18 +105,25 @@ class Kept:
 
     def __init__(self, where: str | None) -> None:
         self._path = directory(where, "resume") if where is not None else None
+        self._keys: dict[Sweep, dict[str, Any]] = {}
+
+    def _key(self, sweep: Sweep) -> dict[str, Any]:
+        """What it depends on, as it was when it was first asked for: images may be built while it runs."""
+        if sweep not in self._keys:
+            self._keys[sweep] = sweep.key()
+        return self._keys[sweep]
 
     def _file(self, sweep: Sweep) -> Path | None:
         return None if self._path is None else self._path / f"{sweep.name}-{sweep.numbers[-1]}.json"
 
     def load(self, sweep: Sweep) -> list[Measured] | None:
         """Its creations, if they were measured under the same conditions."""
-        file = self._file(sweep)
+        file, key = self._file(sweep), self._key(sweep)
         if file is None or not file.exists():
             return None
         try:
             kept = json.loads(file.read_text(encoding="utf-8"))
-            same = kept["run"] == sweep.key()
+            same = kept["run"] == key
             return [Measured(*pair) for pair in zip(kept["rows"], kept["paths"], strict=True)] if same else None
         except (OSError, ValueError, KeyError, TypeError):
             return None  # cut off in the middle, or not ours: measured again
@@ -123,7 +133,7 @@ class Kept:
         file = self._file(sweep)
         if file is None:
             return
-        kept = {"run": sweep.key(), "rows": [one.row for one in found], "paths": [one.paths for one in found]}
+        kept = {"run": self._key(sweep), "rows": [one.row for one in found], "paths": [one.paths for one in found]}
         new = file.with_suffix(".new")
         try:
             new.write_text(json.dumps(kept), encoding="utf-8")
