@@ -115,7 +115,7 @@ void back_fail(struct back *b, const char *cause)
 void back_refuse(struct back *b, const char *cause)
 {
     printf("%s %u of domain %u: %s\n", b->kind->name, b->devid, b->frontend, cause);
-    b->failed = b->said = true;
+    b->leaving = true; /* it is not offered again */
 }
 
 void back_set_state(struct back *b, u32 state)
@@ -189,9 +189,11 @@ static bool step(struct back *b)
             give_up(b);
             return true;
         }
-    } else if (rules[i].action == DISCONNECT)
+    } else if (rules[i].action == DISCONNECT) {
+        if (b->connected && b->other == XenbusStateClosing)
+            b->kind->work(b); /* what it asked for before it wanted to close */
         back_disconnect(b);
-    else if (rules[i].action == OFFER && b->way->offer(b))
+    } else if (rules[i].action == OFFER && (b->leaving || b->way->offer(b)))
         return false;
     back_set_state(b, rules[i].next);
     if (b->closer && b->state == XenbusStateClosed)
@@ -209,7 +211,7 @@ static bool turn(struct back *b)
         if (!b->settled && b->kind->settled(b))
             b->settled = true;
     }
-    if (b->failed)
+    if (b->failed || (b->leaving && b->state != XenbusStateClosed))
         give_up(b);
     while (n < STEPS && step(b))
         n++;

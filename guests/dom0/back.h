@@ -34,7 +34,7 @@ struct back {
     const struct back_kind *kind;
     const struct back_way *way;
     u32 frontend, devid, state, other;
-    bool connected, failed, queued, said;
+    bool connected, failed, queued, said, leaving; /* leaving: it closes for good */
     struct back *next_stirred, *next_same; /* in the queue of work; in the hash chain */
     struct noxs_header *page;              /* over noxs: ours, granted to the front end */
     u32 grant, port;

@@ -3,6 +3,7 @@
  * Making a device is a page of ours, granted to the guest, an event channel whose local end is here, and what the kind of device
  * writes into the page. The state InitWait is set in silence: the guest reads it when it comes.
  */
+#include "alarm.h"
 #include "back.h"
 
 static u32 other(struct back *b)
@@ -89,6 +90,27 @@ int noxs_device_configure(u32 type, u32 frontend, u32 devid, const union device_
         return -EBUSY;
     b->config = *c;
     return b->kind->offer(b);
+}
+
+int noxs_device_close(u32 type, u32 frontend, u32 devid, u64 until)
+{
+    struct alarm a;
+    struct back *b = back_find(type, frontend, devid);
+    if (!b)
+        return -ENOENT;
+    if (b->closer)
+        return -EBUSY;
+    b->leaving = true;
+    b->closer = thread_self();
+    alarm_set(&a, until);
+    back_stir(b);
+    while ((b = back_find(type, frontend, devid)) && b->state != XenbusStateClosed && !a.rung)
+        thread_sleep();
+    if (!a.rung)
+        alarm_cancel(&a);
+    if (b)
+        b->closer = NULL;
+    return !b || b->state == XenbusStateClosed ? 0 : -EAGAIN;
 }
 
 int noxs_device_destroy(u32 type, u32 frontend, u32 devid)

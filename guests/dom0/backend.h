@@ -12,6 +12,7 @@ extern u32 store_domid;       /* where the XenStore is; 0: nowhere */
 union device_config { struct vif_config vif; struct vbd_config vbd; };
 int noxs_device_create(u32 type, u32 frontend, u32 devid, const union device_config *c, u32 *grant, u32 *port);
 int noxs_device_configure(u32 type, u32 frontend, u32 devid, const union device_config *c); /* before the guest has started */
+int noxs_device_close(u32 type, u32 frontend, u32 devid, u64 until); /* the front end lets go; -EAGAIN: it has not until then */
 int noxs_device_destroy(u32 type, u32 frontend, u32 devid);
 int noxs_guest_close(u32 domid, u32 reason); /* by its sysctl device: SHUTDOWN_poweroff, _reboot or _suspend; waits for the guest's Closed */
 

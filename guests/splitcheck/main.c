@@ -3,10 +3,12 @@
  * Command line: `role=net-front`, `net-back`, `blk-front`, `blk-back`. Back ends: `peer=DOMID`, `way=xs` or `noxs`, `rounds=N` connections (2).
  * Front ends: `net=`, `blk=` as everywhere, `count=N` packets a round, `rounds=N`; `blk-front` runs what blkcheck does.
  * A back end breaks the rules on purpose, once, with `evil=` and the name of a breach (misbehave() in netback.c and blkback.c).
+ * `role=bad-net`, `bad-disk`: a front end that breaks the rules in every way it knows, for any back end to survive.
  * Over XenStore both ends' directories must be there already. Over noxs the back end says on its console what has to be put into the
  * front end's device page.
  */
 #include "back.h"
+#include "bad.h"
 #include "blkexercise.h"
 #include "net.h"
 
@@ -131,6 +133,12 @@ void main(void)
         netback_serve(peer, noxs, rounds);
     else if (!strcmp(role, "blk-back"))
         blkback_serve(peer, noxs, rounds);
+    else if (!strcmp(role, "bad-disk"))
+        bad_disk();
+    else if (!strcmp(role, "bad-net"))
+        bad_net();
     else
-        printf("splitcheck: role=net-front, net-back, blk-front or blk-back, please\n");
+        printf("splitcheck: role=net-front, net-back, blk-front, blk-back, bad-net or bad-disk, please\n");
+    if (!strncmp(role, "bad-", 4))
+        printf("splitcheck: %s, %u failed\n", bad_failures ? "failed" : "passed", bad_failures);
 }
