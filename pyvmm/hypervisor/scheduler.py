@@ -9,6 +9,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Protocol
+from weakref import WeakKeyDictionary
+
+from pyvmm.abi.vcpu import RUNSTATE_running
 
 if TYPE_CHECKING:
     from pyvmm.hypervisor.vcpu import VCpu
@@ -33,6 +36,47 @@ class RoundRobin:
         key = _key(last)
         # By domid and not by position: a domid that was used again must not be passed over.
         return min((v for v in runnable if _key(v) > key), key=_key, default=None) or min(runnable, key=_key)
+
+
+class Credit:
+    """As credit2, the scheduler of stock Xen, chooses among vCPUs of equal weight on one CPU: the one with the most
+    credit, which is used up by running and renewed for all when who comes next has none left. Who woke somebody up goes
+    on for `RATE` ns after it got the CPU, whoever that was. A yield is no exception here.
+
+    Facts: docs/designs and xen/common/sched/credit2.c of Xen 4.17 (CSCHED2_CREDIT_INIT, CSCHED2_CARRYOVER_MAX,
+    sched_ratelimit_us).
+    """
+
+    RATE = 1_000_000
+    INITIAL = 10_000_000
+    CARRY = 500_000  # of what is left when credit is renewed
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        self._now = now
+        self._since = 0
+        self._limits: WeakKeyDictionary[VCpu, int] = WeakKeyDictionary()  # running time at which the credit is used up
+
+    def _credit(self, v: VCpu) -> int:
+        used = v.runstate_times[RUNSTATE_running]
+        if v.runstate == RUNSTATE_running:
+            used += self._now() - v.runstate_entered
+        return self._limits.setdefault(v, used + self.INITIAL) - used
+
+    def pick(self, runnable: Sequence[VCpu], last: VCpu | None) -> VCpu:
+        """See `Policy.pick`."""
+        if len(runnable) == 1 or (last in runnable and self._now() - self._since < self.RATE):
+            chosen = last if last is not None and last in runnable else runnable[0]
+        else:
+            order = runnable if last is None or last not in runnable else [last, *runnable]
+            chosen = max(order, key=self._credit)  # the first of several
+            self._since = self._now()
+        if chosen is not last:
+            self._since = self._now()
+        if self._credit(chosen) <= 0:
+            for v in list(self._limits):
+                credit = self._credit(v)
+                self._limits[v] += min(credit, self.CARRY) + self.INITIAL - credit
+        return chosen
 
 
 def _key(v: VCpu) -> tuple[int, int]:

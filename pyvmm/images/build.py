@@ -63,6 +63,7 @@ ALL = (
     Guest("dom0", "the control domain: a shell, five toolstack designs, back ends"),
     Guest("echo", "sends UDP datagrams back, or sends them and checks what comes back"),
     Guest("hello", "prints a greeting and facts about its domain"),
+    Guest("measure", "measures what the hypervisor's own work costs, as dom0"),
     Guest("noop", "as little as can boot: says ready and blocks", kernel=False),
     Guest("splitcheck", "front end in one guest, back end in another"),
     Guest("xenstored", "the XenStore as a domain of its own, in two designs"),

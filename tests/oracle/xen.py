@@ -212,8 +212,9 @@ def dom0_initrd() -> tuple[Path, Path]:
     return image, file
 
 
-def qemu_command(initrd: str, memory: int, smp: int = 1, xen: str = "") -> list[str]:
-    """What starts QEMU with Xen and, as its dom0, the first word of `initrd`; the console is its standard output."""
+def qemu_command(initrd: str, memory: int, smp: int = 1, xen: str = "", icount: bool = False) -> list[str]:
+    """What starts QEMU with Xen and, as its dom0, the first word of `initrd`; the console is its standard output. With
+    `icount` the time stamp counter counts instructions, and an idle machine's time goes on to the next timer."""
     program = qemu()
     data = (
         [f"{QEMU10}/usr/share/qemu", "/usr/share/seabios", "/usr/share/qemu"] if program.startswith(str(QEMU10)) else []
@@ -221,12 +222,17 @@ def qemu_command(initrd: str, memory: int, smp: int = 1, xen: str = "") -> list[
     command = [program, *(word for folder in data for word in ("-L", folder)), "-accel", "tcg", "-m", str(memory)]
     command += ["-smp", str(smp), "-no-reboot", "-nodefaults", "-vga", "none", "-display", "none", "-serial", "stdio"]
     command += ["-monitor", "none", "-net", "none", "-kernel", str(xen_elf()), "-initrd", initrd]
+    if icount:
+        command += ["-icount", "shift=0,sleep=off"]
+        xen += " tsc=stable"
     return [*command, "-append", f"com1=115200,8n1 console=com1 loglvl=all guest_loglvl=all {xen}"]
 
 
-def boot(initrd: str, stop: str, memory: int, smp: int, xen: str, limit: float) -> tuple[list[str], bool]:
+def boot(
+    initrd: str, stop: str, memory: int, smp: int, xen: str, limit: float, icount: bool = False
+) -> tuple[list[str], bool]:
     """Runs QEMU until a line matches `stop`: the lines of its serial port, and whether that came in `limit` seconds."""
-    command = qemu_command(initrd, memory, smp, xen)
+    command = qemu_command(initrd, memory, smp, xen, icount)
     end = time.monotonic() + limit
     text = b""
     with subprocess.Popen(
@@ -245,18 +251,25 @@ def boot(initrd: str, stop: str, memory: int, smp: int, xen: str, limit: float) 
     return lines, any(re.search(stop, line) for line in lines)
 
 
-def dom0(image: Path, cmdline: str = "", smp: int = 1) -> Outcome:
-    """Boots `image` as the machine's dom0. The command line cannot hold a comma (QEMU's)."""
-    if "," in f"{image}{cmdline}":
+def dom0(
+    image: Path, cmdline: str = "", smp: int = 1, *, module: Path | None = None, options: str = "", icount: bool = False
+) -> Outcome:
+    """Boots `image` as the machine's dom0, with a `module` and Xen's own `options`. The command line cannot hold a
+    comma (QEMU's)."""
+    if "," in f"{image}{cmdline}{module}":
         raise ValueError("no commas: QEMU takes them as the end of the command line")
 
     def run() -> list[Outcome]:
-        lines, ended = boot(f"{image} {cmdline}".strip(), HALT, 512, smp, "", 60)
+        initrd = f"{image} {cmdline}".strip() + (f",{module}" if module else "")
+        lines, ended = boot(initrd, HALT, 512, smp, options, 120, icount)
         begin = next((i for i, line in enumerate(lines) if line.startswith("(XEN)") and "init memory" in line), 0)
         console = [line for line in lines[begin:] if not line.startswith("(XEN)")]
         return [Outcome(strip(console), any(re.search(CRASH, line) for line in lines), ended)]
 
-    return cached(["dom0", image_hash(image), cmdline, smp], run)[0]
+    key: list[object] = ["dom0", image_hash(image), cmdline, smp]
+    if module or options or icount:
+        key += [image_hash(module) if module else "", options, icount]
+    return cached(key, run)[0]
 
 
 def domu(*guests: Guest) -> list[Outcome]:
