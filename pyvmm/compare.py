@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -176,8 +176,10 @@ class Control:
         dom0: Path | None = None,
         store: str = "c",
         own: DesignFacts | None = None,
+        files: Mapping[str, bytes] | None = None,
     ) -> None:
-        """`own`: what a design needs that is not one of `DESIGNS`; the image `dom0` has it."""
+        """`own`: what a design needs that is not one of `DESIGNS`; the image `dom0` has it. `files`: more of them for
+        dom0's file area, by name."""
         self.design, self.guest = design, guest
         self.facts = GUESTS[guest]
         self.shells, self.xenstore = (own or DESIGNS[design]).shells, (own or DESIGNS[design]).xenstore
@@ -186,15 +188,16 @@ class Control:
         self._images: dict[str, Functions] = {}
         memory = DOM0_MEMORY + most * A_GUESTS_DOM0
         memory += -memory % MIB
-        files = {guest: images.path(guest).read_bytes()}
-        files |= {_file(number): self.facts.config(number) for number in range(1, most + 1)}
+        area = {guest: images.path(guest).read_bytes()}
+        area |= {_file(number): self.facts.config(number) for number in range(1, most + 1)}
+        area |= files or {}
         if self.xenstore:
-            files["xenstored"] = images.path("xenstored").read_bytes()
+            area["xenstored"] = images.path("xenstored").read_bytes()
         need = memory + (store_memory * MIB if self.xenstore else 0)
         need += (most + 2 * POOL) * (self.facts.memory * MIB + 64 * 1024) + HOST_SLACK
         self.host = Host(memory=need + -need % MIB, engine=engine, seed=seed, profile=True, digest=False)
         with tempfile.NamedTemporaryFile() as module:
-            module.write(newc(files))
+            module.write(newc(area))
             module.flush()
             self.dom0: Domain = self.host.create_dom0(self._dom0_path, name="dom0", memory=memory, ramdisk=module.name)
         self._read = 0

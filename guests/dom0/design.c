@@ -216,9 +216,9 @@ static int list(u32 n, char **words)
         for (s64 i = 0; i < got; i++) {
             struct guest *g = guest_of(infos[i].domid);
             u32 f = infos[i].flags;
-            printf("%5u %-20s %8lu KiB %3u vCPUs %c%c%c%c%c %s\n", infos[i].domid, g ? g->config.name : !infos[i].domid ? "dom0" : infos[i].domid == store_domid ? "xenstore" : "?",
+            printf("%5u %-20s %8lu KiB %3u vCPUs %c%c%c%c%c%c %s\n", infos[i].domid, g ? g->config.name : !infos[i].domid ? "dom0" : infos[i].domid == store_domid ? "xenstore" : "?",
                    infos[i].tot_pages * 4, infos[i].vcpus, f & 32 ? 'r' : '-', f & 16 ? 'b' : '-', f & 8 ? 'p' : '-', f & 4 ? 's' : '-',
-                   f & 1 ? 'd' : '-', g ? g->design->name : "");
+                   f & 4 && infos[i].shutdown_reason == SHUTDOWN_crash ? 'c' : '-', f & 1 ? 'd' : '-', g ? g->design->name : "");
         }
         first = infos[got - 1].domid + 1;
     }

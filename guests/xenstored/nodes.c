@@ -10,6 +10,7 @@ u32 owned(u32 domid)
 
 void owned_add(u32 domid, s32 nodes)
 {
+    counters.nodes += (u64)(s64)nodes;
     if (domid < DOMIDS)
         nodes_of[domid] += nodes;
 }

@@ -64,7 +64,7 @@ extern bool copies;              /* db_flat, and with it: any change in between 
 extern struct db *tree;
 extern u64 version, generation;  /* of the tree: every change; of nodes: a number that none has had */
 extern struct conn *conns;
-extern struct counters { u64 requests, transactions, commits, conflicts; } counters;
+extern struct counters { u64 requests, transactions, commits, conflicts, nodes; } counters;
 void store_init(bool as_copies);
 void store_request(struct conn *c, const struct xsd_sockmsg *h, u8 *body); /* body has room for a NUL behind it */
 bool store_accepts(const struct conn *c);
