@@ -59,6 +59,8 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: runs the command and turns errors into exit statuses."""
+    # numpy's linear algebra is not used: its threads would only spin for a while at every start.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         status = cli.main(prog_name="pyvmm", standalone_mode=False)
     except click.ClickException as error:

@@ -210,12 +210,15 @@ def apply_pending(v: VCpu) -> None:
     machine.task_switched = bool(v.ctrlreg[0] & debugreg.CR0_TS)
     machine.set_fpu(pending.fpu or _FPU_INITIAL)
     bad = False
-    for name, selector in zip(DATA_SEGMENTS, pending.data, strict=True):
-        try:
-            descriptors.load_segments(v, **{name: selector})
-        except SegmentFault:
-            bad = True
-            machine.load_segments(**{name: 0})
+    if any(pending.data):
+        for name, selector in zip(DATA_SEGMENTS, pending.data, strict=True):
+            try:
+                descriptors.load_segments(v, **{name: selector})
+            except SegmentFault:
+                bad = True
+                machine.load_segments(**{name: 0})
+    else:
+        machine.load_segments(ds=0, es=0, fs=0, gs=0)
     machine.set_many((Reg.FS_BASE, Reg.GS_BASE), (pending.fs_base, v.gs_base_user if v.user_mode else v.gs_base_kernel))
     load_code_and_stack(v, pending.cs, pending.ss)
     if bad:

@@ -526,8 +526,9 @@ class FrameTable:
         gone = mfns[self.counts[mfns] == 0]
         if not len(gone):
             return
-        gone = np.unique(gone)
-        for domid in np.unique(self.owners[gone]).tolist():
+        gone = np.sort(gone)
+        gone = gone[np.diff(gone, prepend=-1) != 0]  # each once (`np.unique` imports a lot of numpy when first called)
+        for domid in sorted(set(self.owners[gone].tolist())):
             self._drop_unreferenced(gone[self.owners[gone] == domid])
 
     # -- tests ---------------------------------------------------------------------------------------------------
