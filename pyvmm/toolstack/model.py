@@ -2,7 +2,8 @@
 sources, reported beside what was executed and never added to it.
 
 Counts are by reading Xen 4.8.1's scripts, not measured; what a spawn costs is not ours to say. The messages that the
-scripts send to the XenStore are sent by the design itself (`guests/dom0/xl_hotplug.c`).
+scripts send to the XenStore are sent by the design itself (`guests/dom0/xl_hotplug.c`), those of xendevd, where chaos
+uses the XenStore, by its counterpart beside the back ends (`guests/dom0/back_xendevd.c`).
 """
 
 from __future__ import annotations

@@ -209,6 +209,34 @@ def test_destroyed_in_every_state(design: str) -> None:
         assert {"vbd 2", "vbd 4", "vif 2", "vif 4"} <= met, met
 
 
+def test_two_guests_with_many_devices(design: str) -> None:
+    """Three interfaces on two bridges and two disks each: what is used connects, the guests talk, and whoever goes
+    first, all comes back."""
+
+    def guest(number: int, cmdline: str) -> bytes:
+        vifs = [f"mac=00:16:3e:00:0{number}:0{i},ip=10.0.{i}.{number},bridge=br{i % 2}" for i in range(3)]
+        disks = [f"/disk{number}{i}.img,raw,xvd{'ab'[i]},{('rw', 'r')[i]}" for i in range(2)]
+        text = f"name = 'g{number}'\nkernel = 'echo'\nmemory = 16\nextra = '{cmdline}'\nvif = {vifs}\ndisk = {disks}\n"
+        return (text + "on_poweroff = 'preserve'\n").encode()
+
+    files = {f"disk{number}{i}.img": EMPTY for number in (1, 2) for i in range(2)}
+    files |= {"1.cfg": guest(1, "count=50"), "2.cfg": guest(2, "to=10.0.0.1 count=50 size=700")}
+    with Dom0Rig(design, files=files, guests=["echo"], writable=["disk10.img", "disk20.img"]) as rig:
+        left = []
+        for order in ("12", "21", "12"):
+            one, two = rig.create("1.cfg", "g1"), rig.create("2.cfg", "g2")
+            rig.later(2)
+            assert "echo: 50 sent, 50 back, 0 lost, 0 wrong" in rig.said(two)
+            said = rig("devices")
+            for domid in (one, two):
+                assert sorted(re.findall(rf"(v..) \d+ of domain {domid}:", said)) == ["vbd"] * 2 + ["vif"] * 3
+            for number in order:
+                assert rig(f"destroy g{number}").startswith("destroyed")
+            left.append(rig.leave())
+        assert left[0] == left[1] == left[2]
+        assert left[0]["devices"] == ""
+
+
 def test_devices_are_taken_from_a_guest_that_runs(design: str) -> None:
     """The front end follows a back end that closes; the guest goes on without, and what it had is back."""
     files = {
