@@ -79,6 +79,7 @@ typedef struct { uint64_t pa, pa2; uint32_t size; int32_t bits; pv_plan plan; } 
 #define PLANS_SIZE 65536u
 #define PAGES_SIZE 64u
 #define KNOWN_SIZE 2048u
+#define WAYS 4u
 #define LONGEST 256u /* of the blocks whose plan is remembered by their bytes */
 
 typedef struct { uint32_t size; int32_t bits; pv_plan plan; uint8_t code[LONGEST]; } known_entry;

@@ -128,16 +128,18 @@ static void plan_of(pv_engine *e, uint64_t pc, uint32_t size, uint32_t count, pv
     pv_code_segment(e);
     for (uint32_t i = 0; i < size; i++)
         hash = (hash ^ code[i]) * 0x100000001B3ull;
-    known_entry *k = &e->known[(hash ^ hash >> 32) % KNOWN_SIZE];
-    if (k->size == size && k->bits == e->code_bits && !memcmp(k->code, code, size)) {
-        *plan = k->plan;
-        return;
-    }
+    known_entry *set = &e->known[(hash ^ hash >> 32) % (KNOWN_SIZE / WAYS) * WAYS];
+    for (known_entry *k = set; k < set + WAYS; k++)
+        if (k->size == size && k->bits == e->code_bits && !memcmp(k->code, code, size)) {
+            *plan = k->plan;
+            return;
+        }
     pv_py_plan(pc, size, count, plan);
     if (e->failed)
         return;
-    *k = (known_entry){size, e->code_bits, *plan, {0}};
-    memcpy(k->code, code, size);
+    memmove(set + 1, set, (WAYS - 1) * sizeof *set); /* the one that came first goes */
+    *set = (known_entry){size, e->code_bits, *plan, {0}};
+    memcpy(set->code, code, size);
 }
 
 static near_entry *find_plan(pv_engine *e, uint64_t pc, uint32_t size)
