@@ -22,6 +22,7 @@ from pyvmm.archive import newc
 from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.host import MIB, Domain, Host
 from pyvmm.hypervisor import trace
+from pyvmm.hypervisor.charging import Charging
 from pyvmm.hypervisor.digest import Digest
 from pyvmm.hypervisor.domain import Domain as XenDomain
 from pyvmm.hypervisor.trace import Event
@@ -99,9 +100,9 @@ class CommandError(PyvmmError):
 @dataclass(frozen=True)
 class Row:
     """What the n-th creation took. `classes`: executed instructions by class (`pyvmm.report.classes`), whose sum is
-    `total`; `prepare` those of shells made afterwards; `charged` the hypervisor's own. `messages`: requests to the
-    XenStore by sender (`pyvmm.report.store_tap`), whose sum is `store_messages`; `retries` are transactions that ended
-    in a conflict."""
+    `total`; `prepare` those of shells made afterwards; `charged` the hypervisor's own, from a table
+    (docs/costs.md). `messages`: requests to the XenStore by sender (`pyvmm.report.store_tap`), whose sum is
+    `store_messages`; `retries` are transactions that ended in a conflict."""
 
     design: str
     guest: str
@@ -265,7 +266,7 @@ class Control:
         profile = Profile(lambda context: self._owner(runners.of(context)))
         stops = [hv.trace.listen(listener) for listener in (counts, digest, runners)]
         tap = self._tap()
-        charged, before = machine.charged, machine.instructions
+        charging, before = Charging(hv), machine.instructions
         machine.log_start()
         try:
             self.command(self._creation(n))
@@ -273,9 +274,10 @@ class Control:
             profile.add(machine.log_stop())
             for stop in stops:
                 stop()
+            charging.stop()
             if tap is not None:
                 tap.stop()
-        total, charged = machine.instructions - before, machine.charged - charged
+        total = machine.instructions - before
         assert profile.total == total, "the profile's sum is the machine's"
         self.requests = [] if tap is None else tap.requests
         senders = Counter(sender_of(request, self.dom0_functions) for request in self.requests)
@@ -289,7 +291,7 @@ class Control:
             total=total - classes[PREPARE],
             classes={name: classes[name] for name in CLASSES if name != PREPARE},
             prepare=classes[PREPARE] + machine.instructions - after,
-            charged=charged,
+            charged=charging.total,
             store_messages=len(self.requests),
             messages={name: senders[name] for name in SENDERS},
             transactions=sum(request.op == Op.TRANSACTION_START for request in self.requests),

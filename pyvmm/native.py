@@ -22,6 +22,7 @@ from pyvmm.compare import A_GUESTS_DOM0, BUDGET, GUESTS, HOST_SLACK, CommandErro
 from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.host import MIB, Host
 from pyvmm.hypervisor import trace
+from pyvmm.hypervisor.charging import Charging
 from pyvmm.hypervisor.digest import Digest
 from pyvmm.hypervisor.domain import Domain as XenDomain
 from pyvmm.hypervisor.trace import Event
@@ -123,14 +124,16 @@ class NativeControl:
         counts, digest, runners, messages = Counts(), Digest(), Runners(hv.domains), _Messages()
         profile = Profile(lambda context: self._owner(runners.of(context)))
         stops = [hv.trace.listen(listener) for listener in (counts, digest, runners, messages)]
-        charged, before = machine.charged, machine.instructions
+        charging, before = Charging(hv), machine.instructions
         machine.log_start()
         try:
             self.create(n)
         finally:
             profile.add(machine.log_stop())
+            charging.stop()
             for stop in stops:
                 stop()
+            charging.stop()
         total = machine.instructions - before
         assert profile.total == total, "the profile's sum is the machine's"
         row = Row(
@@ -140,7 +143,7 @@ class NativeControl:
             total=total,
             classes={name: total if name == BOOT else 0 for name in CLASSES if name != PREPARE},
             prepare=0,
-            charged=machine.charged - charged,
+            charged=charging.total,
             store_messages=messages.senders.total(),
             messages={name: messages.senders[name] for name in SENDERS},
             transactions=messages.transactions,

@@ -37,6 +37,7 @@ CROSSINGS = ("hypercalls", "events", "switches", "store_messages")
 @click.option("--resume", "resume_dir", metavar="DIR", help="Keep finished designs in DIR, and go on from there.")
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Designs measured at a time.")
 @click.option("--store", default="c", show_default=True, type=click.Choice(["c", "o"]), help="The XenStore's design.")
+@click.option("--charged/--no-charged", default=True, help="Show what Xen's own work costs, in a column of its own.")
 @click.option("--seed", default=0, show_default=True, help="Goes into all that is chosen freely.")
 @click.option("--engine", default="auto", hidden=True)
 @click.pass_context
@@ -53,6 +54,7 @@ def command(
     resume_dir: str | None,
     jobs: int,
     store: str,
+    charged: bool,
     seed: int,
     engine: str,
 ) -> None:
@@ -97,18 +99,18 @@ def command(
             json.dump(rows, out, indent=1)
             out.write("\n")
         if out is not sys.stdout:
-            _show(rows, guest)
+            _show(rows, guest, charged)
             if growth:
                 show([growth_of(measured) for measured in found.values()])
 
 
-def _show(rows: list[dict[str, Any]], guest: str) -> None:
+def _show(rows: list[dict[str, Any]], guest: str, charged: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     table.add_column("design", no_wrap=True)
-    columns = [*COLUMNS, *(["charged"] if any(row["charged"] for row in rows) else [])]
+    columns = [*COLUMNS, *(["charged"] if charged else [])]
     for name in ("n", "total", *columns, "prepare", *CROSSINGS):
         table.add_column(name.replace("store_messages", "messages"), justify="right", no_wrap=True)
     last = None
