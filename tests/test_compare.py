@@ -196,3 +196,10 @@ def test_an_archive() -> None:
     data = newc({"a": b"12345", "b/c": b""})
     assert data.startswith(b"070701") and data.count(b"070701") == 3 and len(data) % 4 == 0
     assert b"TRAILER!!!" in data
+
+
+def test_charged_is_apart() -> None:
+    """What Xen's own work costs is counted beside what is executed, and changes nothing of it."""
+    with_it, without = (compare.sweep("chaos-xs", "noop", (2,), charge=charge)[0][0] for charge in (True, False))
+    assert with_it.charged > 0 == without.charged
+    assert with_it.to_json() | {"charged": 0} == without.to_json()
