@@ -178,11 +178,9 @@ class Control:
         store: str = "c",
         own: DesignFacts | None = None,
         files: Mapping[str, bytes] | None = None,
-        charge: bool = True,
     ) -> None:
         """`own`: what a design needs that is not one of `DESIGNS`; the image `dom0` has it. `files`: more of them for
-        dom0's file area, by name. `charge`: rows say what the hypervisor's own work costs, too."""
-        self._charge = charge
+        dom0's file area, by name."""
         self.design, self.guest = design, guest
         self.facts = GUESTS[guest]
         self.shells, self.xenstore = (own or DESIGNS[design]).shells, (own or DESIGNS[design]).xenstore
@@ -268,12 +266,7 @@ class Control:
         profile = Profile(lambda context: self._owner(runners.of(context)))
         stops = [hv.trace.listen(listener) for listener in (counts, digest, runners)]
         tap = self._tap()
-<<<<<<< Updated upstream
         charging, before = Charging(hv), machine.instructions
-=======
-        charging = Charging(hv) if self._charge else None
-        before = machine.instructions
->>>>>>> Stashed changes
         machine.log_start()
         try:
             self.command(self._creation(n))
@@ -284,11 +277,6 @@ class Control:
             charging.stop()
             if tap is not None:
                 tap.stop()
-<<<<<<< Updated upstream
-=======
-            if charging is not None:
-                charging.stop()
->>>>>>> Stashed changes
         total = machine.instructions - before
         assert profile.total == total, "the profile's sum is the machine's"
         self.requests = [] if tap is None else tap.requests
@@ -303,11 +291,7 @@ class Control:
             total=total - classes[PREPARE],
             classes={name: classes[name] for name in CLASSES if name != PREPARE},
             prepare=classes[PREPARE] + machine.instructions - after,
-<<<<<<< Updated upstream
             charged=charging.total,
-=======
-            charged=0 if charging is None else charging.total,
->>>>>>> Stashed changes
             store_messages=len(self.requests),
             messages={name: senders[name] for name in SENDERS},
             transactions=sum(request.op == Op.TRANSACTION_START for request in self.requests),
@@ -354,12 +338,10 @@ def sweep(
     dom0: Path | None = None,
     store: str = "c",
     own: DesignFacts | None = None,
-    charge: bool = True,
 ) -> list[tuple[Row, Profile]]:
     """Make guests up to the largest of `wanted`, all of them kept running, and measure those that are wanted. The host
     is not taken apart afterwards: its memory goes as a whole."""
-    options: dict[str, Any] = {"engine": engine, "seed": seed, "dom0": dom0, "store": store, "own": own}
-    control = Control(design, guest, max(wanted), charge=charge, **options)
+    control = Control(design, guest, max(wanted), engine=engine, seed=seed, dom0=dom0, store=store, own=own)
     rows = []
     for n in range(1, max(wanted) + 1):
         if n in wanted:
@@ -389,10 +371,9 @@ def measure(
     progress: Callable[[int], None] = lambda n: None,
     dom0: Path | None = None,
     own: DesignFacts | None = None,
-    charge: bool = True,
 ) -> list[tuple[dict[str, Any], Packed]]:
     """`sweep` as plain data, for another process: each row, and its call paths."""
-    options: dict[str, Any] = {"engine": engine, "seed": seed, "store": store, "progress": progress, "charge": charge}
+    options: dict[str, Any] = {"engine": engine, "seed": seed, "store": store, "progress": progress}
     measured = sweep(design, guest, wanted, dom0=dom0, own=own, **options)
     return [(row.to_json(), pack(profile.paths())) for row, profile in measured]
 

@@ -86,19 +86,7 @@ class _Messages:
 class NativeControl:
     """A host whose native dom0 makes guests with the toolstack `make(xc, xs, daemons)`."""
 
-    def __init__(
-        self,
-        design: str,
-        make: Make,
-        file: Path,
-        guest: str,
-        most: int,
-        *,
-        engine: str,
-        seed: int,
-        charge: bool = True,
-    ) -> None:
-        self._charge = charge
+    def __init__(self, design: str, make: Make, file: Path, guest: str, most: int, *, engine: str, seed: int) -> None:
         self.design, self.guest, self._file = design, guest, file
         self.facts = GUESTS[guest]
         need = (most + 1) * (self.facts.memory * MIB + A_GUESTS_DOM0) + HOST_SLACK
@@ -136,26 +124,15 @@ class NativeControl:
         counts, digest, runners, messages = Counts(), Digest(), Runners(hv.domains), _Messages()
         profile = Profile(lambda context: self._owner(runners.of(context)))
         stops = [hv.trace.listen(listener) for listener in (counts, digest, runners, messages)]
-<<<<<<< Updated upstream
         charging, before = Charging(hv), machine.instructions
-=======
-        charging = Charging(hv) if self._charge else None
-        before = machine.instructions
->>>>>>> Stashed changes
         machine.log_start()
         try:
             self.create(n)
         finally:
             profile.add(machine.log_stop())
-            charging.stop()
             for stop in stops:
                 stop()
-<<<<<<< Updated upstream
             charging.stop()
-=======
-            if charging is not None:
-                charging.stop()
->>>>>>> Stashed changes
         total = machine.instructions - before
         assert profile.total == total, "the profile's sum is the machine's"
         row = Row(
@@ -165,11 +142,7 @@ class NativeControl:
             total=total,
             classes={name: total if name == BOOT else 0 for name in CLASSES if name != PREPARE},
             prepare=0,
-<<<<<<< Updated upstream
             charged=charging.total,
-=======
-            charged=0 if charging is None else charging.total,
->>>>>>> Stashed changes
             store_messages=messages.senders.total(),
             messages={name: messages.senders[name] for name in SENDERS},
             transactions=messages.transactions,
@@ -193,11 +166,10 @@ def measure(
     engine: str = "auto",
     seed: int = 0,
     progress: Callable[[int], None] = lambda n: None,
-    charge: bool = True,
 ) -> list[tuple[dict[str, Any], Packed]]:
     """As `pyvmm.compare.measure`, with the design of that name in a Python file. Rows say `native` besides."""
     make = next(one for one in load(file) if getattr(one, "name", None) == design)
-    control = NativeControl(design, make, file, guest, max(wanted), engine=engine, seed=seed, charge=charge)
+    control = NativeControl(design, make, file, guest, max(wanted), engine=engine, seed=seed)
     found = []
     for n in range(1, max(wanted) + 1):
         if n in wanted:

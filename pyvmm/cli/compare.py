@@ -36,12 +36,6 @@ CROSSINGS = ("hypercalls", "events", "switches", "store_messages")
 @click.option("--flame", "flame_dir", metavar="DIR", help="Write flame graphs of the last creations to DIR (SVG).")
 @click.option("--growth", is_flag=True, help=f"Show which functions grow, and by what law (default -n {CURVE}).")
 @click.option("--resume", "resume_dir", metavar="DIR", help="Keep finished designs in DIR, and go on from there.")
-@click.option(
-    "--charged/--no-charged",
-    default=True,
-    show_default=True,
-    help="Count what Xen's own work costs, in its own column.",
-)
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Designs measured at a time.")
 @click.option("--store", default="c", show_default=True, type=click.Choice(["c", "o"]), help="The XenStore's design.")
 @click.option("--charged/--no-charged", default=True, help="Show what Xen's own work costs, in a column of its own.")
@@ -59,7 +53,6 @@ def command(
     flame_dir: str | None,
     growth: bool,
     resume_dir: str | None,
-    charged: bool,
     jobs: int,
     store: str,
     charged: bool,
@@ -86,7 +79,7 @@ def command(
             own = {one.name: one for one in load(own_files, work)}
         chosen = dict.fromkeys(designs.split(",") if designs else compare.DESIGNS) | dict.fromkeys(own)
         compare.check((design for design in chosen if design not in own), guest)
-        wanted = [Sweep(design, guest, numbers, store, seed, engine, own.get(design), charged) for design in chosen]
+        wanted = [Sweep(design, guest, numbers, store, seed, engine, own.get(design)) for design in chosen]
         out = open_output(stack, json_file, "json", sys.stdout)
         profiles = None if profile_dir is None else directory(profile_dir, "profile")
         pictures = None if flame_dir is None else directory(flame_dir, "flame graphs'")

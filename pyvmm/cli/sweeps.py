@@ -47,7 +47,6 @@ class Sweep:
     seed: int = 0
     engine: str = "auto"
     own: Own | None = None  # the design, when it is a user's own
-    charged: bool = True  # what the hypervisor's own work costs is counted, too
 
     @property
     def name(self) -> str:
@@ -69,19 +68,16 @@ class Sweep:
 
             what = (self.guest, self.numbers, self.engine, self.seed)
             if self.own is None:
-                found = compare.measure(self.design, *what, self.store, progress, charge=self.charged)
+                found = compare.measure(self.design, *what, self.store, progress)
             elif self.own.dom0 is None:
-                found = native.measure(self.design, self.own.source, *what, progress, self.charged)
+                found = native.measure(self.design, self.own.source, *what, progress)
             else:
-                found = compare.measure(
-                    self.design, *what, self.store, progress, self.own.dom0, self.own.facts, self.charged
-                )
+                found = compare.measure(self.design, *what, self.store, progress, self.own.dom0, self.own.facts)
         return [Measured(row, paths) for row, paths in found]
 
     def key(self) -> dict[str, Any]:
         """All that its result depends on."""
         from pyvmm import compare
-        from pyvmm.hypervisor.costs import SOURCE
 
         return {
             "design": self.design,
@@ -89,7 +85,6 @@ class Sweep:
             "numbers": list(self.numbers),
             "store": self.store,
             "seed": self.seed,
-            "charged": SOURCE if self.charged else None,
             "own": None if self.own is None else self.own.sha256,
             **compare.provenance(self.guest),
         }
