@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyvmm.hypervisor.rangeset import RangeSet
 
@@ -87,6 +87,7 @@ class Domain:
         self.tsc_incarnation = 0
         self.debugger_attached = False
         self.target: Domain | None = None
+        self.packed_info: tuple[dict[str, Any] | None, bytes] = None, b""  # domctl.packed_info
 
     def __repr__(self) -> str:
         return f"<Domain {self.domid} {self.name!r}>"

@@ -46,6 +46,7 @@ KNOWN_CDF = (
 )
 _U_OFFSET = abi.xen_domctl.u.offset
 _DOMAIN_OFFSET = abi.xen_domctl.domain.offset
+_RUNNING = Runstate.RUNNING  # looking up a member of an enumeration takes longer than comparing with it
 _U = abi.xen_domctl.u.type
 assert isinstance(_U, Union)
 # By variant of the union: where each member is in struct xen_domctl, and its type.
@@ -205,20 +206,21 @@ def _soft_reset(v: VCpu, domain: Domain, arg: Any) -> int:
 
 def domain_info(domain: Domain) -> dict[str, Any]:
     """The members of struct xen_domctl_getdomaininfo."""
-    online = [v for v in domain.vcpus if not v.down]
-    flags = 0
-    if online:
-        flags = abi.XEN_DOMINF_blocked if all(v.blocked for v in online) else 0
-        if any(v.runstate == Runstate.RUNNING for v in online):
-            flags |= abi.XEN_DOMINF_running
-    for on, bit in (
-        (domain.dying, abi.XEN_DOMINF_dying),
-        (domain.is_shut_down, abi.XEN_DOMINF_shutdown),
-        (domain.pause_count > 0, abi.XEN_DOMINF_paused),
-        (domain.debugger_attached, abi.XEN_DOMINF_debugged),
-        (domain.xenstore, abi.XEN_DOMINF_xs_domain),
-    ):
-        flags |= bit if on else 0
+    online = blocked = cpu_time = flags = 0
+    for v in domain.vcpus:
+        cpu_time += _running_time(v)
+        if not v.down:
+            online += 1
+            blocked += v.blocked
+            if v.runstate == _RUNNING:
+                flags = abi.XEN_DOMINF_running
+    if online and blocked == online:
+        flags |= abi.XEN_DOMINF_blocked
+    flags |= abi.XEN_DOMINF_dying if domain.dying else 0
+    flags |= abi.XEN_DOMINF_shutdown if domain.shutdown_code is not None else 0
+    flags |= abi.XEN_DOMINF_paused if domain.pause_count > 0 else 0
+    flags |= abi.XEN_DOMINF_debugged if domain.debugger_attached else 0
+    flags |= abi.XEN_DOMINF_xs_domain if domain.xenstore else 0
     # Xen keeps an invalid code, ~0, in a domain that has not shut down.
     code = 0xFFFF if domain.shutdown_code is None else domain.shutdown_code
     return {
@@ -227,16 +229,25 @@ def domain_info(domain: Domain) -> dict[str, Any]:
         "tot_pages": domain.tot_pages,
         "max_pages": domain.max_pages,
         "shared_info_frame": domain.shared_info_mfn,
-        "cpu_time": sum(_running_time(v) for v in domain.vcpus),
-        "nr_online_vcpus": len(online),
+        "cpu_time": cpu_time,
+        "nr_online_vcpus": online,
         "max_vcpu_id": len(domain.vcpus) - 1 if domain.vcpus else abi.XEN_INVALID_MAX_VCPU_ID,
         "handle": domain.handle,
     }
 
 
+def packed_info(domain: Domain) -> bytes:
+    """struct xen_domctl_getdomaininfo, kept until it changes: toolstacks ask for all domains again and again, and most
+    of them only wait."""
+    info = domain_info(domain)
+    if domain.packed_info[0] != info:
+        domain.packed_info = info, abi.xen_domctl_getdomaininfo.pack(**info)
+    return domain.packed_info[1]
+
+
 def _running_time(v: VCpu) -> int:
-    total = v.runstate_times[Runstate.RUNNING]
-    return total + (v.hv.machine.now - v.runstate_entered if v.runstate == Runstate.RUNNING else 0)
+    total = v.runstate_times[_RUNNING]
+    return total + (v.hv.machine.now - v.runstate_entered if v.runstate == _RUNNING else 0)
 
 
 def _getdomaininfo(v: VCpu, domid: int) -> Answer:

@@ -14,7 +14,7 @@ from pyvmm.abi import domctl as domctl_abi
 from pyvmm.abi import errno, xen
 from pyvmm.abi import sysctl as abi
 from pyvmm.hypervisor import lifecycle
-from pyvmm.hypervisor.domctl import CPU_KHZ, SCHEDULER_CREDIT2, domain_info, write_bitmap
+from pyvmm.hypervisor.domctl import CPU_KHZ, SCHEDULER_CREDIT2, packed_info, write_bitmap
 from pyvmm.hypervisor.errors import XenError
 from pyvmm.hypervisor.hypercalls import hypercall
 from pyvmm.hypervisor.permissions import require_privileged
@@ -96,7 +96,7 @@ def _getdomaininfolist(v: VCpu, arg: Any) -> Mapping[str, Any]:
     info = domctl_abi.xen_domctl_getdomaininfo
     chosen = sorted(domid for domid in v.hv.domains if domid >= arg.first_domain)[: arg.max_domains]
     for i, domid in enumerate(chosen):
-        v.copy_out(arg.buffer + i * info.size, info.pack(**domain_info(v.hv.domains[domid])))
+        v.copy_out(arg.buffer + i * info.size, packed_info(v.hv.domains[domid]))
     return {"num_domains": len(chosen)}
 
 
