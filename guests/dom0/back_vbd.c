@@ -199,7 +199,8 @@ static bool work(struct back *b)
     for (; n > 0; n--) {
         struct blkif_request q;
         ring_get_request(&v->ring, &q);
-        struct blkif_response r = {q.id, q.operation, serve(b, &q)};
+        u8 operation = q.operation == BLKIF_OP_INDIRECT ? q.nr_segments : q.operation; /* Linux's blkfront insists on what is done */
+        struct blkif_response r = {q.id, operation, serve(b, &q)};
         b->errors += r.status != BLKIF_RSP_OKAY;
         ring_put_response(&v->ring, &r);
     }

@@ -196,7 +196,7 @@ bool blkfront_submit(struct blkfront *b, struct block_request *r)
         q.u.indirect.gref[0] = b->slots[id].table_ref;
         b->indirect++;
     }
-    b->slots[id].operation = q.operation;
+    b->slots[id].operation = r->operation; /* also of an indirect request: so Linux's blkback answers */
     ring_put_request(&b->ring, &q);
     b->requests++;
     return true;

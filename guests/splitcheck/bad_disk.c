@@ -58,7 +58,8 @@ static short ask(const struct blkif_request *q)
     full_barrier();
     thread_wait(answered, &disk.ring);
     ring_get_response(&disk.ring, &r);
-    return r.id == q->id && r.operation == q->operation ? r.status : 1;
+    u8 operation = q->operation == BLKIF_OP_INDIRECT ? q->nr_segments : q->operation;
+    return r.id == q->id && r.operation == operation ? r.status : 1;
 }
 
 static void requests(void)

@@ -175,7 +175,8 @@ static bool poll(void)
     for (; n > 0; n--, served++) {
         struct blkif_request q;
         ring_get_request(&ring, &q);
-        struct blkif_response r = {q.id, q.operation, serve(&q)};
+        u8 operation = q.operation == BLKIF_OP_INDIRECT ? q.nr_segments : q.operation; /* indirect_op: what is done, not how it is said */
+        struct blkif_response r = {q.id, operation, serve(&q)};
         if (misbehave(&r))
             ring_put_response(&ring, &r);
     }

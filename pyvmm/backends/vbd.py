@@ -188,6 +188,8 @@ class Vbd:
         except DiskError:
             status = ERROR
         self.counters.errors += status != OKAY
+        if operation == abi.BLKIF_OP_INDIRECT:
+            operation = slot[_INDIRECT.indirect_op.offset]  # as blkback does; Linux's blkfront insists on it since 5.16
         return _RESPONSE.pack(id=int.from_bytes(slot[_ID], "little"), operation=operation, status=status)
 
     @property
