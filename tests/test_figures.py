@@ -113,11 +113,16 @@ def test_ratios_stand_beside_the_papers(measured: dict[str, list[Measured]]) -> 
     assert lines["xl"]["paper's (1000th)"] == "244"  # 1000 ms to 4.1 ms
     assert lines["chaos [XS+split]"]["paper's"] == "–"  # noqa: RUF001
     assert lines["LightVM"]["× LightVM, 1st"] == "1.00"  # noqa: RUF001
-    assert "charged" in table.heads
     for row in rows["xl", "noop"]:
         assert row["charged"] > 0
-    free = {pair: [{**row, "charged": 0} for row in every] for pair, every in rows.items()}
-    assert "charged" not in figures_tables.table_9(free, "noop", titles).heads
+    both = [
+        made["xl"][1] + rows["xl", "noop"][1]["charged"],
+        made["lightvm"][1] + rows["lightvm", "noop"][1]["charged"],
+    ]
+    assert lines["xl, with charged"]["create, 3rd"] == f"{both[0]:,}"
+    assert lines["xl, with charged"]["× LightVM, 3rd"] == figures_tables.ratio(*both)  # noqa: RUF001
+    free: Any = {pair: [{**row, "charged": 0} for row in every] for pair, every in rows.items()}
+    assert len(figures_tables.table_9(free, "noop", titles).rows) == len(titles)
     charged = {pair: [{**row, "charged": 1234} for row in every] for pair, every in rows.items()}
     assert any("1,234" in line for line in figures_tables.table_5(charged["xl", "noop"]).rows)
     assert figures_tables.order_9(rows, "noop", titles).startswith("From the most to the least: xl, chaos [XS],")

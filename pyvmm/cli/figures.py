@@ -140,8 +140,8 @@ def _sections(
         Section(
             "figure-9",
             f"Fig. 9: creation of {guest} by all designs",
-            "All that is executed for the n-th guest but the guest's own boot. The paper's first guest of "
-            "chaos [XS+split] is not known.",
+            "All that is executed for the n-th guest but the guest's own boot; dotted, and with charged: with Xen's "
+            "own work for all of it, the boot's hypercalls, too. The paper's first chaos [XS+split] is not known.",
             tables.order_9(rows, guest, titles) + " Times have in them what all designs share and what is no executed "
             "code: processes, waits, Linux, the hypervisor. It brings the paper's designs nearer to each other at the "
             "first guest, and part of what grows there with the XenStore is such time, too.",

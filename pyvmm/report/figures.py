@@ -41,6 +41,7 @@ STYLE: Any = {
 }
 SIZE = (9.6, 3.7)  # inches of a figure with two panels
 OURS, THEIRS = "executed instructions", "milliseconds (the paper's machine)"
+CHARGED = "and Xen's own, charged"
 BESIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}  # a legend, right of its panel
 # Nothing is known between the points.
 BETWEEN: dict[str, Any] = {"linestyle": (0, (4, 3)), "marker": "o", "markerfacecolor": "white"}
@@ -106,7 +107,14 @@ def _charged(axes: Axes, numbers: Sequence[int], counts: Sequence[int], rows: Se
     """What the hypervisor itself takes, on top of what was executed, where it is known."""
     if any(row["charged"] for row in rows):
         total = [count + int(row["charged"]) for count, row in zip(counts, rows, strict=True)]
-        axes.plot(numbers, total, color=colour, linewidth=0.9, linestyle=":")
+        first = not any(line.get_linestyle() == ":" for line in axes.get_lines())
+        axes.plot(numbers, total, color=colour, linewidth=0.9, linestyle=":", label=CHARGED if first else None)
+
+
+def _entries(axes: Axes) -> tuple[Any, ...]:
+    """What a legend shows, the dotted line last."""
+    entries = sorted(zip(*axes.get_legend_handles_labels(), strict=True), key=lambda entry: entry[1] == CHARGED)
+    return tuple(zip(*entries, strict=True))
 
 
 def figure_4(rows: Rows) -> str:
@@ -123,7 +131,7 @@ def figure_4(rows: Rows) -> str:
             points = curve(4, series, "total")
             theirs.plot(*zip(*points, strict=True), color=colour, label=series, **BETWEEN)
         _scales(ours, theirs, "log", "log")
-        ours.legend(loc="lower right")
+        ours.legend(*_entries(ours), loc="lower right")
         theirs.legend(**BESIDE)
         return _svg(figure)
 
@@ -144,6 +152,7 @@ def figure_5(rows: Sequence[Row]) -> str:
             theirs.plot(*zip(*points, strict=True), color=COLOURS[name], label=name, **BETWEEN)
         _scales(ours, theirs, "linear", "linear")
         theirs.set_xlim(left=0)
+        ours.set_ylim(0, 1.5 * ours.get_ylim()[1])  # room for the legend
         handles, labels = ours.get_legend_handles_labels()
         ours.legend(handles[::-1], labels[::-1], loc="upper left")
         theirs.legend(loc="center left")
@@ -165,7 +174,7 @@ def figure_9(rows: Rows, guest: str, titles: Mapping[str, str]) -> str:
             if points := curve(9, design, "create"):
                 theirs.plot(*zip(*points, strict=True), color=colour, label=title, **BETWEEN)
         _scales(ours, theirs, "log", "log")
-        theirs.legend(*ours.get_legend_handles_labels(), **BESIDE)  # ours are all designs; the paper has not all
+        theirs.legend(*_entries(ours), **BESIDE)  # ours are all designs; the paper has not all
         return _svg(figure)
 
 
