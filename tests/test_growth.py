@@ -67,7 +67,7 @@ def test_few_points() -> None:
 
 
 def _row(n: int, total: int, messages: int) -> dict[str, Any]:
-    counts = {"transactions": 1, "hypercalls": 5, "events": 6, "switches": 7}
+    counts = {"transactions": 1, "hypercalls": 5, "events": 6, "switches": 7, "charged": 9 * n}
     classes = {"load": 100, "toolstack": total - 100}
     return {
         "design": "own",
@@ -103,6 +103,7 @@ def test_who_grows() -> None:
     assert (second.file, second.part) == ("xl.c", 1 / 8)
     assert found_growth.top(1) == [first] and found_growth.top(9, 0.2) == [first]
     assert str({name: f for name, _, f in found_growth.crossings}["store_messages"]) == "100 + 3 n"
+    assert str({name: f for name, _, f in found_growth.crossings}["charged_instructions"]) == "0 + 9 n"
     assert "linear, 150 + 8 n" in found_growth.sentence()
     assert found_growth.to_json()["functions"][0]["law"] == "linear"
 

@@ -223,6 +223,11 @@ def _plain(points: Points, fit: Fit) -> dict[str, Any]:
     }
 
 
+CROSSINGS = {name: name for name in ("store_messages", "transactions", "hypercalls", "events", "switches")} | {
+    "charged_instructions": "charged"
+}
+"""Other counts whose laws are told: what they are called there, and in a row."""
+
 _Key = tuple[str, str, str]  # role, file, function
 
 
@@ -256,8 +261,8 @@ def growth(
         functions.append(Grown(*key, caller, points, fit(points), risen / change if change > 0 else 0.0))
     functions.sort(key=lambda f: (-f.growth, f.role, f.file, f.function))
     crossings = []
-    for name in ("store_messages", "transactions", "hypercalls", "events", "switches"):
-        points = tuple((n, int(row[name])) for n, row in zip(numbers, rows, strict=True))
+    for name, column in CROSSINGS.items():
+        points = tuple((n, int(row[column])) for n, row in zip(numbers, rows, strict=True))
         crossings.append((name, points, fit(points)))
     classes = []
     for name in rows[0]["classes"]:
