@@ -37,6 +37,7 @@ from pyvmm.backends.tap import TapPort
 from pyvmm.errors import ConfigError, EngineError, ImageError, MemoryShortage
 from pyvmm.hypervisor import event_channel, lifecycle, subsystems
 from pyvmm.hypervisor import trace as events
+from pyvmm.hypervisor.charging import Charging
 from pyvmm.hypervisor.crash import Recent, Symbols
 from pyvmm.hypervisor.digest import Digest
 from pyvmm.hypervisor.dom0_build import Kernel, construct_dom0
@@ -142,6 +143,7 @@ class Host:
     `memory` in bytes; `engine`: "fast", "pure", "step" or "auto"; `seed` goes into all that a host chooses freely
     (domains' UUIDs). `policy` replaces the round-robin scheduler. `digest=False` saves the time of hashing every event;
     the result's digest is then empty. With `profile` the machine can log the blocks it enters (`pyvmm.report.profile`).
+    With `charge` the clock runs on by what the hypervisor's own work costs (`charging`).
     """
 
     def __init__(
@@ -153,6 +155,7 @@ class Host:
         policy: Policy | None = None,
         digest: bool = True,
         profile: bool = False,
+        charge: bool = False,
     ) -> None:
         if not SMALLEST_MEMORY <= memory <= LARGEST_MEMORY or memory % PAGE:
             limits = f"from {SMALLEST_MEMORY // MIB} MiB to {LARGEST_MEMORY // MIB} MiB"
@@ -164,6 +167,7 @@ class Host:
         except MachineError as error:
             raise EngineError(str(error)) from None
         self.hypervisor = Hypervisor(self.machine, policy=policy)
+        self.charging = Charging(self.hypervisor, clock=True) if charge else None
         self.images: dict[str, str] = {}
         self.domains: list[Domain] = []
         self._digest = Digest()

@@ -61,5 +61,6 @@ void main(void)
     measure_grants();
     measure_traps();
     measure_domains();
+    measure_more();
     printf("measured\n");
 }

@@ -34,3 +34,4 @@ void measure_events(void);
 void measure_grants(void);
 void measure_domains(void);
 void measure_traps(void);
+void measure_more(void);

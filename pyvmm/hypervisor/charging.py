@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyvmm.abi import domctl, event_channel, grant_table, memory, sched, sysctl, vcpu, version, xen
+from pyvmm.abi import callback, domctl, event_channel, grant_table, memory, nmi, sched, sysctl, vcpu, version, xen
 from pyvmm.hypervisor import costs, trace
 from pyvmm.hypervisor.errors import XenError
 
@@ -36,7 +36,11 @@ _NAMES: dict[str, Mapping[int, str]] = {
     "grant_table_op": grant_table.GNTTABOP_NAMES,
     "vcpu_op": vcpu.VCPUOP_NAMES,
     "console_io": {0: "write", 1: "read"},
-    "callback_op": {0: "register", 1: "register"},
+    "callback_op": {callback.CALLBACKOP_register: "register", callback.CALLBACKOP_unregister: "unregister"},
+    "nmi_op": {
+        nmi.XENNMI_register_callback: "register_callback",
+        nmi.XENNMI_unregister_callback: "unregister_callback",
+    },
 }
 Arguments = tuple[int, int, int, int, int]
 Work = list[tuple[str, int]]  # names of costs, and how much of each beside its fixed part
@@ -83,8 +87,8 @@ def _memory_op(v: VCpu, a: Arguments, result: int) -> Work:
     if name in ("populate_physmap", "decrease_reservation", "increase_reservation") and result > 0:
         data = _read(v, a[1], memory.xen_memory_reservation.size)
         order = memory.xen_memory_reservation.unpack(data).extent_order if data else 0
-        if name == "decrease_reservation":
-            return [("memory_op.decrease_reservation", result << order)]
+        if name != "populate_physmap":
+            return [(f"memory_op.{name}", result << order)]
         if order == 0:
             return [("memory_op.populate_physmap", result)]
         return [("memory_op.populate_physmap", 0), ("memory_op.populate_physmap.page", result << order)]
@@ -129,7 +133,6 @@ def _sysctl(v: VCpu, a: Arguments, result: int) -> Work:
 _SPECIAL: dict[str, Callable[[VCpu, Arguments, int], Work]] = {
     "mmu_update": _mmu_update,
     "update_va_mapping": _update_va_mapping,
-    "update_va_mapping_otherdomain": _update_va_mapping,
     "mmuext_op": _mmuext_op,
     "memory_op": _memory_op,
     "grant_table_op": _grant_table_op,
