@@ -12,6 +12,7 @@ static u32 area_free, area_fresh;     /* the chain; pages from area_fresh on wer
 u64 first_mapping_end; /* the pfn at which Xen's own mapping ended, for abicheck */
 #define JUNK 0xa5
 #define LEAF (PTE_P | PTE_W | PTE_U | PTE_A | PTE_D)
+#define DATA (LEAF | PTE_NX) /* no code: an emulator need not look for it at every store */
 
 u64 pfn_to_mfn(u64 pfn) { return p2m[pfn]; }
 u64 mfn_to_pfn(u64 mfn) { return ((const u64 *)M2P_TABLE)[mfn]; }
@@ -115,7 +116,7 @@ int drop_tables(u64 va)
         void *table = (void *)(mfn_to_pfn(PTE_MFN(*slot)) << PAGE_SHIFT);
         struct mmu_update u = {va_to_machine(slot), 0};
         int rc = (int)hypercall_mmu_update(&u, 1, NULL, DOMID_SELF);
-        if (rc || (rc = protect(table, LEAF)))
+        if (rc || (rc = protect(table, DATA)))
             return rc;
         page_free(table);
     }
@@ -166,7 +167,7 @@ void *map_area_flags(u64 mfn, u64 flags)
 
 void *map_area(u64 mfn)
 {
-    return map_area_flags(mfn, LEAF);
+    return map_area_flags(mfn, DATA);
 }
 
 u64 mm_end(void) { return mapped_end; }
@@ -180,7 +181,7 @@ u64 mm_extend(void)
         n = 512 - first % 512;
     u64 *table = page_alloc();
     for (u64 i = 0; i < n; i++)
-        table[i] = pfn_to_mfn(first + i) << PAGE_SHIFT | LEAF;
+        table[i] = pfn_to_mfn(first + i) << PAGE_SHIFT | DATA;
     if (first % 512 || hang(first << PAGE_SHIFT, 2, table))
         panic("cannot map page %lx", first);
     mapped_end += n;
