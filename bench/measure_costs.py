@@ -153,6 +153,7 @@ def table(measured: Mapping[str, list[Point]]) -> dict[str, Line]:
     again = plain.pop("event_channel_op.send.again")
     new = plain["event_channel_op.send"]
     awake = plain.pop("event_channel_op.send.wake")
+    fifo = plain.pop("event_channel_op.send.fifo")
     plain["event_channel_op.send"] = again
     plain.pop("sched_op.block")
     plain["sched_op.poll"] = plain.pop("sched_op.poll.pending")
@@ -170,6 +171,7 @@ def table(measured: Mapping[str, list[Point]]) -> dict[str, Line]:
     cost("iret", iret)
     cost("event_channel_op.bind_interdomain", plain["event_channel_op.bind_interdomain"].fixed - pending)
     cost("pending", pending)
+    cost("pending.fifo", fifo.fixed - again.fixed)
     cost("upcall", upcall)
     cost("sched_op.block", block)
     cost("wake", awake.fixed - new.fixed)

@@ -2,6 +2,7 @@
 #include "measure.h"
 
 static u32 port, other;
+#define CALL(identifier, expression) static s64 identifier(u64 n) { (void)n; return expression; }
 static s64 op(u32 cmd, void *arg) { return hypercall_event_channel_op(cmd, arg); }
 static void close_port(u32 p) { op(EVTCHNOP_close, &(struct evtchn_port){p}); clear_bit(shared_info->evtchn_pending, p); }
 static s64 alloc(u64 n)
@@ -58,6 +59,40 @@ static s64 poll(u64 n)
     struct sched_poll p = {&port, 1, 0};
     (void)n;
     return hypercall_sched_op(SCHEDOP_poll, &p);
+}
+
+/* The other form of event channels. There is no way back, and the kernel here does not know it: no event arrives any more. */
+static u32 *words;
+static struct { u32 ready, reserved, head[16]; } *control;
+static struct evtchn_init_control init;
+static struct evtchn_expand_array expand;
+CALL(init_control, op(EVTCHNOP_init_control, &init))
+CALL(expand_array, op(EVTCHNOP_expand_array, &expand))
+static void unmasked(u64 n)
+{
+    pair(n);
+    events_mask();
+    words[port] = 0;
+}
+static void emptied(u64 n)
+{
+    control->ready = control->head[7] = words[port] = 0;
+    shared_info->vcpu_info[0].evtchn_upcall_pending = 0;
+    events_unmask();
+    close_pair(n);
+}
+
+void measure_fifo(void)
+{
+    words = page_alloc();
+    control = page_alloc();
+    init.control_gfn = va_to_mfn(control);
+    expand.array_gfn = va_to_mfn(words);
+    for (u32 i = 0; i < PAGE_SIZE / sizeof *words; i++)
+        words[i] = 1U << 30; /* masked */
+    measure_once("event_channel_op.init_control", init_control);
+    measure_once("event_channel_op.expand_array", expand_array);
+    MEASURE("event_channel_op.send.fifo", 0, unmasked, send, emptied);
 }
 
 void measure_events(void)

@@ -35,6 +35,14 @@ void measure(const struct measured *m, u64 n)
     printf("cost %s %lu %lu %ld\n", m->name, n, least, result);
 }
 
+void measure_once(const char *name, s64 (*run)(u64 n))
+{
+    u64 start = tsc();
+    s64 rc = run(0);
+    u64 end = tsc();
+    printf("cost %s 0 %lu %ld\n", name, end - start, rc < 0 ? rc : 0);
+}
+
 static s64 nothing(u64 n) { (void)n; return 0; }
 static s64 copy(u64 n) { memcpy(pages[0], pages[1], n); return 0; }
 
@@ -62,5 +70,6 @@ void main(void)
     measure_traps();
     measure_domains();
     measure_more();
+    measure_fifo();
     printf("measured\n");
 }

@@ -6,6 +6,7 @@
 struct measured { const char *name; void (*ready)(u64 n); s64 (*run)(u64 n); void (*done)(u64 n); };
 u64 tsc(void);
 void measure(const struct measured *m, u64 n);
+void measure_once(const char *name, s64 (*run)(u64 n)); /* what can be done only once */
 #define MEASURE(name, n, ready, run, done) measure(&(const struct measured){name, ready, run, done}, n)
 
 /* small.c: a domain that answers every event with one, and sleeps. */
@@ -35,3 +36,4 @@ void measure_grants(void);
 void measure_domains(void);
 void measure_traps(void);
 void measure_more(void);
+void measure_fifo(void);

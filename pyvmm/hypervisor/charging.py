@@ -165,7 +165,7 @@ class Charging:
             trace.BOUNCE.number: self._bounce,
             trace.EMULATED.number: lambda event: [(_MNEMONICS.get(str(event.values[0]), "emulated.cr0"), 0)],
             trace.UPCALL.number: lambda event: [("upcall", 0)],
-            trace.EVTCHN_PENDING.number: lambda event: [("pending", 0)],
+            trace.EVTCHN_PENDING.number: self._pending,
             trace.WAKE.number: lambda event: [("wake", 0)],
             trace.SWITCH.number: lambda event: [("switch", 0)],
             trace.TIMER.number: lambda event: [("interrupt", 0)],
@@ -232,6 +232,10 @@ class Charging:
         name = domctl.DOMCTL_NAMES.get(int.from_bytes(_read(v, a[0], 4), "little"), UNKNOWN)
         freed = self._hv.frames.free_count - self._free if name == "destroydomain" else 0
         return [(f"domctl.{name}", max(freed, 0))]
+
+    def _pending(self, event: Event) -> Work:
+        domain = self._hv.domains.get(event.domid)
+        return [("pending" if domain is None or domain.evtchn.fifo is None else "pending.fifo", 0)]
 
     def _exception(self, event: Event) -> Work:
         self._fault = event.values[0] == 14
