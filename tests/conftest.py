@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,8 +24,12 @@ DEBIAN = {  # package: a program or file of it whose presence means that it is i
     "genisoimage": "genisoimage",
     "grub-common": "grub-mkimage",
     "grub-xen-bin": "/usr/lib/grub/x86_64-xen/kernel.img",
+    "iproute2": "ip",
+    "iputils-ping": "ping",
     "libxen-dev": "/usr/include/xen/xen.h",
+    "netcat-openbsd": "nc",
     "qemu-system-x86": "qemu-system-x86_64",
+    "tcpdump": "tcpdump",
     "xen-hypervisor-4.17-amd64": "/boot/xen-4.17-amd64.gz",
     "xen-utils-4.17": "/usr/lib/xen-4.17/bin/oxenstored",
     "xenstore-utils": "xenstore-ls",
@@ -44,3 +51,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"needs Debian's {', '.join(lacking)}")
     if wanted and platform.machine() != "x86_64":
         pytest.skip("needs an x86-64 host")
+
+
+@pytest.fixture
+def namespace() -> Iterator[str]:
+    """A network namespace of a test's own; its name."""
+    if not shutil.which("ip") or os.geteuid() != 0 or not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        pytest.skip("needs root, iproute2 and /dev/net/tun")
+    name = f"pv{uuid.uuid4().hex[:8]}"
+    if subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True).returncode:
+        pytest.skip("network namespaces are not allowed here")
+    try:
+        yield name
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=True)

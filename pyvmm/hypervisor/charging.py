@@ -85,6 +85,7 @@ def _mmuext_op(v: VCpu, a: Arguments, result: int) -> Work:
 def _memory_op(v: VCpu, a: Arguments, result: int) -> Work:
     name = memory.XENMEM_NAMES.get(a[0] & 0x3F, UNKNOWN)
     if name in ("populate_physmap", "decrease_reservation", "increase_reservation") and result > 0:
+        result -= a[0] >> 6  # extents done before this call: a continuation's
         data = _read(v, a[1], memory.xen_memory_reservation.size)
         order = memory.xen_memory_reservation.unpack(data).extent_order if data else 0
         if name != "populate_physmap":

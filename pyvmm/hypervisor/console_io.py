@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from pyvmm.abi import errno, xen
 from pyvmm.hypervisor import trace
-from pyvmm.hypervisor.errors import XenError
+from pyvmm.hypervisor.continuation import share
+from pyvmm.hypervisor.errors import Preempted, XenError
 from pyvmm.hypervisor.hypercalls import hypercall
 from pyvmm.hypervisor.permissions import require_privileged
 
@@ -39,16 +40,18 @@ def _write(v: VCpu, count: int, buffer: int) -> int:
     """What comes before a page that cannot be read is written, as far as whole chunks reach."""
     data = bytearray()
     result = 0
-    while count > 0:
-        n = min(count, CHUNK)
+    now = min(count, share(v, -(-count // CHUNK)) * CHUNK)
+    for at in range(0, now, CHUNK):
         try:
-            data += v.copy_in(buffer, n)
+            data += v.copy_in(buffer + at, min(CHUNK, now - at))
         except XenError as error:
             result = -error.errno
             break
-        buffer, count = buffer + n, count - n
     if data:
         emit(v, bytes(data))
+    if now < count and not result:
+        write = xen.CONSOLEIO_write
+        raise Preempted(rest=(write, count - now, buffer + now), served=(write, now, buffer))
     return result
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from pyvmm.abi import errno, xen
 from pyvmm.abi import grant_table as abi
 from pyvmm.hypervisor import grant_copy, grant_map
-from pyvmm.hypervisor.errors import XenError
+from pyvmm.hypervisor.continuation import share
+from pyvmm.hypervisor.errors import Preempted, XenError
 from pyvmm.hypervisor.grant_table import ENTRY_SIZE, PAGE
 from pyvmm.hypervisor.hypercalls import hypercall
 from pyvmm.hypervisor.permissions import access_ok, find, find_or_esrch, may_target, require_target
@@ -186,6 +187,17 @@ _OPERATIONS: dict[int, Callable[[VCpu, int, int], int]] = {
 }
 
 
+_ARRAYS = {  # operations on any number of structures, and their size
+    abi.GNTTABOP_map_grant_ref: abi.gnttab_map_grant_ref.size,
+    abi.GNTTABOP_unmap_grant_ref: abi.gnttab_unmap_grant_ref.size,
+    abi.GNTTABOP_unmap_and_replace: abi.gnttab_unmap_and_replace.size,
+    abi.GNTTABOP_transfer: abi.gnttab_transfer.size,
+    abi.GNTTABOP_copy: abi.gnttab_copy.size,
+    abi.GNTTABOP_swap_grant_ref: abi.gnttab_swap_grant_ref.size,
+    abi.GNTTABOP_cache_flush: abi.gnttab_cache_flush.size,
+}
+
+
 @hypercall(xen.HYPERVISOR_grant_table_op, "cmd", "uop", "count")
 def grant_table_op(v: VCpu, cmd: int, uop: int, count: int) -> int:
     """GNTTABOP_* on `count` structures at `uop`. -EINVAL for a count of 2^31 and more, -ENOSYS for an unknown
@@ -198,4 +210,11 @@ def grant_table_op(v: VCpu, cmd: int, uop: int, count: int) -> int:
         return -errno.ENOSYS
     if not access_ok(uop):
         return -errno.EFAULT
-    return operation(v, uop, count)
+    size = _ARRAYS.get(cmd & CMD_MASK)
+    if size is None:
+        return operation(v, uop, count)
+    n = share(v, count)
+    result = operation(v, uop, n)
+    if n < count and not result:
+        raise Preempted(rest=(cmd, uop + n * size, count - n), served=(cmd, uop, n))
+    return result

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pyvmm.abi import errno, xen
 from pyvmm.hypervisor import trace
-from pyvmm.hypervisor.errors import XenError
+from pyvmm.hypervisor.continuation import enter_again
+from pyvmm.hypervisor.errors import Preempted, XenError
 
 if TYPE_CHECKING:
     from pyvmm.hypervisor.vcpu import VCpu
@@ -70,6 +71,14 @@ def call(v: VCpu, number: int, a1: int = 0, a2: int = 0, a3: int = 0, a4: int = 
                 result = handler(v, a1, a2, a3, a4, a5)
         except XenError as error:
             result = -error.errno
+        except Preempted as part:
+            v.hv.leave = True  # others have a turn
+            if v.in_multicall:
+                v.unfinished = part.rest
+            else:
+                enter_again(v, number, part.rest)
+            a1, a2, a3, a4, a5 = (*part.served, a1, a2, a3, a4, a5)[:MAX_ARGS]
+            result = part.result
     v.domain.counters.hypercalls[name] += 1
     bus = v.hv.trace
     if bus.on:

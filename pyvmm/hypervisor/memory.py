@@ -2,8 +2,7 @@
 
 Facts: xen/common/memory.c, arch_memory_op() and subarch_memory_op() of Xen 4.17, and public/memory.h. Reservations are
 lists of *extents* of 2**order frames; those operations return how many extents they did, whatever went wrong, and take
-where to go on in the bits of `cmd` above the sixth. Nothing is preempted here, so that no call ever asks to be
-continued.
+where to go on in the bits of `cmd` above the sixth.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from pyvmm.abi import errno, memory, xen
 from pyvmm.abi.layout import Struct
 from pyvmm.hypervisor import hypercalls as hc
 from pyvmm.hypervisor import memory_map, permissions
-from pyvmm.hypervisor.errors import XenError
+from pyvmm.hypervisor.continuation import share
+from pyvmm.hypervisor.errors import Preempted, XenError
 from pyvmm.hypervisor.frames import MAX_ORDER
 from pyvmm.hypervisor.hypercalls import hypercall
 from pyvmm.hypervisor.memory_exchange import exchange
@@ -40,7 +40,7 @@ def memory_op(v: VCpu, cmd: int, arg: int) -> int:
     op, start = cmd & COMMAND_MASK, cmd >> EXTENT_SHIFT
     adjust = _RESERVATIONS.get(op)
     if adjust is not None:
-        return _adjust_reservation(v, adjust, start, arg)
+        return _adjust_reservation(v, adjust, op, start, arg)
     if op in _RESUMABLE:
         return _RESUMABLE[op](v, start, arg)
     if op in _PLAIN:
@@ -57,7 +57,9 @@ def _read(v: VCpu, layout: Struct, address: int) -> Any:
 # -- reservations ----------------------------------------------------------------------------------------------------
 
 
-def _adjust_reservation(v: VCpu, adjust: Callable[[VCpu, Reservation, int], bool], start: int, arg: int) -> int:
+def _adjust_reservation(
+    v: VCpu, adjust: Callable[[VCpu, Reservation, int], bool], op: int, start: int, arg: int
+) -> int:
     """Do extents from `start` on until one fails; the number of extents done. Bad arguments mean that none was."""
     try:
         request = _read(v, memory.xen_memory_reservation, arg)
@@ -81,15 +83,17 @@ def _adjust_reservation(v: VCpu, adjust: Callable[[VCpu, Reservation, int], bool
         return start
     if on_demand:  # means something for translated domains only; on oneself it is refused
         return start if domain is v.domain else int(request.nr_extents)
-    done = start
-    while done < request.nr_extents:
+    pages = share(v, request.nr_extents - start << request.extent_order)
+    end: int = start + max(pages >> request.extent_order, 1)
+    for done in range(start, end):
         try:
             if not adjust(v, reservation, done):
-                break
+                return done
         except XenError:
-            break
-        done += 1
-    return done
+            return done
+    if end < request.nr_extents:
+        raise Preempted(rest=(op | end << EXTENT_SHIFT, arg), served=(op | start << EXTENT_SHIFT, arg), result=end)
+    return end
 
 
 def _increase_reservation(v: VCpu, r: Reservation, i: int) -> bool:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pyvmm.abi import errno, memory
 from pyvmm.hypervisor import permissions
-from pyvmm.hypervisor.errors import XenError
+from pyvmm.hypervisor.continuation import share
+from pyvmm.hypervisor.errors import Preempted, XenError
 from pyvmm.hypervisor.reservation import address_limit, max_order, wanted_node
 
 if TYPE_CHECKING:
@@ -26,19 +27,25 @@ def exchange(v: VCpu, arg: int) -> int:
     layout = memory.xen_memory_exchange
     request = layout.unpack(v.copy_in(arg, layout.size))
     exchanged = request.nr_exchanged
-    result = 0
+    result, more = 0, False
     try:
         domain = _check(v, request)
         if exchanged == request.in_.nr_extents:
             return 0
         shift = max(0, request.out.extent_order - request.in_.extent_order)
-        for chunk in range(exchanged >> shift, request.in_.nr_extents >> shift):
+        order = request.in_.extent_order + shift  # of a chunk
+        first, last = exchanged >> shift, request.in_.nr_extents >> shift
+        end = first + max(share(v, last - first << order) >> order, 1)
+        for chunk in range(first, min(end, last)):
             exchanged = chunk << shift
             _exchange_chunk(v, domain, request, chunk)
-        exchanged = request.in_.nr_extents
+        more = end < last
+        exchanged = end << shift if more else request.in_.nr_extents
     except XenError as error:
         result = -error.errno
     v.copy_out(arg + layout.nr_exchanged.offset, exchanged.to_bytes(8, "little"))
+    if more:
+        raise Preempted(rest=(memory.XENMEM_exchange, arg), served=(memory.XENMEM_exchange, arg))
     return result
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from pyvmm.abi import errno, grant_table, xen
 from pyvmm.hypervisor import pte as P
-from pyvmm.hypervisor.errors import XenError
+from pyvmm.hypervisor.continuation import share
+from pyvmm.hypervisor.errors import Preempted, XenError
 from pyvmm.hypervisor.frames import (
     PGT_l1_page_table,
     PGT_l2_page_table,
@@ -116,7 +117,8 @@ def mmu_update(v: VCpu, requests: int, count: int, pdone: int, foreigndom: int) 
             v.space.read,
         )
         own = tables is v.domain and (pg_owner == xen.DOMID_IO or _may_target(v.domain, pg_owner))
-        for served in range(count):
+        n = share(v, count)
+        for served in range(n):
             ptr, value = _REQUEST.unpack(read(requests + served * 16, 16))
             if own and not ptr & 7 and in_use_as(ptr >> 12, domid, PGT_l1_page_table):
                 result = mod_l1_entry(ptr, value, tables, pg_owner)  # what nearly all are
@@ -125,12 +127,19 @@ def mmu_update(v: VCpu, requests: int, count: int, pdone: int, foreigndom: int) 
             if result:
                 break
         else:
-            served = count
+            served = n
     except XenError as error:
         result = -error.errno
     if pdone:
         _report_done(v, pdone, done + served)
+    if served < count and not result:
+        raise _preempted(requests, served, served * 16, count, pdone, foreigndom)
     return result
+
+
+def _preempted(list_: int, served: int, length: int, count: int, pdone: int, foreigndom: int) -> Preempted:
+    rest = (list_ + length, count - served | MMU_UPDATE_PREEMPTED, pdone, foreigndom)
+    return Preempted(rest, (list_, served, pdone, foreigndom))
 
 
 def _update_one(v: VCpu, tables: Domain, pg_owner: int, ptr: int, value: int) -> int:
@@ -194,17 +203,20 @@ def mmuext_op(v: VCpu, operations: int, count: int, pdone: int, foreigndom: int)
         return -errno.EPERM
     served, result = 0, 0
     try:
-        for served in range(count):
+        n = share(v, count)
+        for served in range(n):
             op = _MMUEXT.unpack(v.copy_in(operations + served * _MMUEXT.size, _MMUEXT.size))
             handler = _MMUEXT_OPS.get(op.cmd)
             result = -errno.ENOSYS if handler is None else handler(v, pg_owner, op)
             if result:
                 break
         else:
-            served = count
+            served = n
     except XenError as error:
         result = -error.errno
     _report_done(v, pdone, done + served)
+    if served < count and not result:
+        raise _preempted(operations, served, served * _MMUEXT.size, count, pdone, foreigndom)
     return result
 
 

@@ -93,6 +93,9 @@ class VCpu:
         self.mcg_status = 0
         self.pending_context: Pending | None = None  # registers to be loaded when the vCPU gets the CPU
         self.in_multicall = False
+        self.share = 0  # continuation.py: operations that a multicall may still do
+        # What is left to do of a call within it: its new arguments.
+        self.unfinished: tuple[int, ...] | None = None
         # Set by a hypercall that must change registers itself: called once the engine has stopped, before anything
         # else.
         self.after_stop: Callable[[], None] | None = None

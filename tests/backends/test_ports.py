@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
 import select
-import shutil
 import subprocess
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,7 +59,7 @@ def test_capture(tmp_path: Path) -> None:
     assert [round(float(time) * 1e9) for time, _ in found] == pytest.approx([5_000_000_007, 6_123_456_789])
 
 
-@pytest.mark.skipif(not shutil.which("tcpdump"), reason="needs tcpdump")
+@pytest.mark.debian("tcpdump")
 def test_tcpdump_reads_a_capture(tmp_path: Path) -> None:
     path = tmp_path / "all.pcap"
     switch, port, capture = Switch("br", lambda: 0), PythonPort(), PcapPort(path, lambda: 1_700_000_000_000_000_001)
@@ -107,25 +103,12 @@ def test_ports_of_a_host(tmp_path: Path) -> None:
 # -- a real TAP device
 
 
-@pytest.fixture
-def namespace() -> Iterator[str]:
-    """A network namespace of our own."""
-    if not shutil.which("ip") or os.geteuid() != 0 or not os.access("/dev/net/tun", os.R_OK | os.W_OK):
-        pytest.skip("needs root, iproute2 and /dev/net/tun")
-    name = f"pv{uuid.uuid4().hex[:8]}"
-    if subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True).returncode:
-        pytest.skip("network namespaces are not allowed here")
-    try:
-        yield name
-    finally:
-        subprocess.run(["ip", "netns", "delete", name], check=True)
-
-
 def inside(namespace: str, *command: str) -> None:
     """Run a command in the namespace."""
     subprocess.run(["ip", "netns", "exec", namespace, *command], check=True, capture_output=True)
 
 
+@pytest.mark.debian("iputils-ping")
 def test_tap_device(namespace: str) -> None:
     """The kernel's own ARP comes in; frames to it go out, with their checksums; it ends with its namespace."""
     switch, tap, port = Switch("br", lambda: 0), TapPort(), PythonPort()

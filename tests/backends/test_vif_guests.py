@@ -4,12 +4,8 @@ the host's own tools through a TAP device, and captured."""
 from __future__ import annotations
 
 import io
-import os
-import shutil
 import subprocess
 import threading
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -270,21 +266,7 @@ def test_bridges_are_apart() -> None:
 # -- the host's own tools
 
 
-@pytest.fixture
-def namespace() -> Iterator[str]:
-    """A network namespace of our own."""
-    tools = [tool for tool in ("ip", "ping", "nc") if not shutil.which(tool)]
-    if tools or os.geteuid() != 0 or not os.access("/dev/net/tun", os.R_OK | os.W_OK):
-        pytest.skip("needs root, iproute2, iputils-ping, netcat-openbsd and /dev/net/tun")
-    name = f"pv{uuid.uuid4().hex[:8]}"
-    if subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True).returncode:
-        pytest.skip("network namespaces are not allowed here")
-    try:
-        yield name
-    finally:
-        subprocess.run(["ip", "netns", "delete", name], check=True)
-
-
+@pytest.mark.debian("iputils-ping", "netcat-openbsd")
 def test_ping_and_nc_through_a_tap_device(namespace: str) -> None:
     """The host's kernel and programs reach both guests; what they send is in the trace."""
     inside = ["ip", "netns", "exec", namespace]
