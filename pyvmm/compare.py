@@ -40,6 +40,7 @@ A_GUESTS_DOM0 = 64 << 10  # bytes that dom0 needs for each guest: control pages,
 STORE_MEMORY = 32 * MIB
 A_GUESTS_STORE = 96 << 10  # bytes of the XenStore's domain for each guest: nodes, twice where a transaction copies them
 HOST_SLACK = 96 * MIB
+FEWEST = 128  # guests that every host has room for: what the first ones take does not depend on how many are to follow
 POOL = 8  # shells kept by the designs that have some
 A_WHILE = 100_000_000  # virtual nanoseconds after which a pool has begun to fill up (guests/dom0/pool.c: half of it)
 BUDGET = 20_000_000_000  # instructions after which a command is taken to hang
@@ -184,18 +185,19 @@ class Control:
         self.design, self.guest = design, guest
         self.facts = GUESTS[guest]
         self.shells, self.xenstore = (own or DESIGNS[design]).shells, (own or DESIGNS[design]).xenstore
-        store_memory = (STORE_MEMORY + most * A_GUESTS_STORE) // MIB
+        room = max(FEWEST, 1 << (most - 1).bit_length())
+        store_memory = (STORE_MEMORY + room * A_GUESTS_STORE) // MIB
         self._dom0_path = dom0 or images.path("dom0")
         self._images: dict[str, Functions] = {}
-        memory = DOM0_MEMORY + most * A_GUESTS_DOM0
+        memory = DOM0_MEMORY + room * A_GUESTS_DOM0
         memory += -memory % MIB
         area = {guest: images.path(guest).read_bytes()}
-        area |= {_file(number): self.facts.config(number) for number in range(1, most + 1)}
+        area |= {_file(number): self.facts.config(number) for number in range(1, room + 1)}
         area |= files or {}
         if self.xenstore:
             area["xenstored"] = images.path("xenstored").read_bytes()
         need = memory + (store_memory * MIB if self.xenstore else 0)
-        need += (most + 2 * POOL) * (self.facts.memory * MIB + 64 * 1024) + HOST_SLACK
+        need += (room + 2 * POOL) * (self.facts.memory * MIB + 64 * 1024) + HOST_SLACK
         self.host = Host(memory=need + -need % MIB, engine=engine, seed=seed, profile=True, digest=False)
         with tempfile.NamedTemporaryFile() as module:
             module.write(newc(area))

@@ -46,6 +46,13 @@ def test_classes_add_up(rows: dict[tuple[str, str], list[tuple[compare.Row, str]
             assert (row.store_messages > 0) == (row.classes["xenstore"] > 0) == stored
 
 
+def test_a_creation_does_not_depend_on_how_many_follow(
+    rows: dict[tuple[str, str], list[tuple[compare.Row, str]]],
+) -> None:
+    for design in ("xl", "chaos-xs-split"):
+        assert compare.sweep(design, "daytime", (2,))[0][0] == rows[design, "daytime"][1][0]
+
+
 def test_noxs_does_not_grow(rows: dict[tuple[str, str], list[tuple[compare.Row, str]]]) -> None:
     for (design, _), found in rows.items():
         if compare.DESIGNS[design].xenstore:
