@@ -1,13 +1,15 @@
 /* The domain builder, in libxc's order and with its layout (tools/libs/guest/xg_dom_*.c):
  *
- *   kernel [ramdisk] p2m start_info store console L4 L3.. L2.. L1.. stack padding
+ *   kernel [ramdisk] p2m start_info store console L4 L3.. L2.. L1.. stack padding  [ramdisk] [p2m L3.. L2.. L1..]
  *
- * all mapped at virt_base + pfn * 4096 up to a 4 MiB boundary that leaves at least 512 KiB behind the boot stack.
+ * mapped at virt_base + pfn * 4096 up to a 4 MiB boundary that leaves at least 512 KiB behind the boot stack. What kernels want outside of
+ * that comes after it: a ramdisk to be found by its frame number, a p2m list at an address of its own (Linux).
  */
 #include "build.h"
 
 enum { SUPERPAGE = 9, PADDING = (512 << 10) / PAGE_SIZE, A_BATCH = 1024 };
 #define BOUNDARY ((1UL << 22) - 1)
+#define ADDRESS ((1UL << 48) - 1) /* those bits of an address that are translated */
 #define LEAF 0x23UL /* what the builder asks for: present, writable, accessed; tables read-only */
 #define LEAF_READ_ONLY 0x21UL
 #define TABLE 0x67UL
@@ -81,8 +83,8 @@ static u64 tables_at(u64 start, u64 end, int level)
 static u64 tables_for(u64 start, u64 end)
 {
     u64 n = 0;
-    start &= (1UL << 48) - 1;
-    end = ((end - 1) & ((1UL << 48) - 1)) + 1;
+    start &= ADDRESS;
+    end = ((end - 1) & ADDRESS) + 1;
     for (int level = 4; level; level--)
         n += tables_at(start, end, level);
     return n;
@@ -100,27 +102,39 @@ static int lay_out(struct dom *d)
         d->module_start = base + at * PAGE_SIZE;
         at += pages_of(d->ramdisk_size);
     }
-    if (m->p2m_base != NONE && m->p2m_base < base)
-        return failed(d, -EOPNOTSUPP, "the kernel wants its p2m list outside of the initial mapping");
-    u64 p2m_pfn = at;
-    d->p2m_va = base + p2m_pfn * PAGE_SIZE;
-    at += pages_of(d->pages * sizeof(u64));
+    bool outside = m->p2m_base != NONE && m->p2m_base < base && m->p2m_base % PAGE_SIZE == 0;
+    u64 p2m_pages = pages_of(d->pages * sizeof(u64));
+    d->p2m_va = base + at * PAGE_SIZE;
+    d->p2m_pfn = at;
+    if (!outside)
+        at += p2m_pages;
     d->start_info_pfn = at;
     d->store_pfn = at + 1;
     d->console_pfn = at + 2;
-    d->tables_pfn = at += 3;
+    d->tables_pfn = at += 3; /* the boot tables */
     do {
         end = ((base + (at + n) * PAGE_SIZE) | BOUNDARY) + 1;
         n = tables_for(base, end) + 1 + PADDING;
     } while (base + (at + n) * PAGE_SIZE > end);
     d->ntables = tables_for(base, end);
     d->stack_pfn = at + d->ntables;
-    d->mapped = (end - base) >> PAGE_SHIFT;
-    u64 needed = d->mapped;
+    d->boot = (struct span){base & ADDRESS, (end - base) >> PAGE_SHIFT, 0, at};
+    u64 needed = d->boot.pages;
     if (d->ramdisk_size && m->module_by_pfn) {
         d->module_pfn = d->module_start = needed;
         needed += pages_of(d->ramdisk_size);
     }
+    d->outer = (struct span){0};
+    if (outside) {
+        u64 start = m->p2m_base & ADDRESS, last = start + p2m_pages * PAGE_SIZE - 1;
+        if (start >> 39 != last >> 39 || start >> 39 == d->boot.start >> 39)
+            return failed(d, -EOPNOTSUPP, "the kernel wants its p2m list where this builder cannot put it");
+        d->p2m_va = m->p2m_base;
+        d->p2m_pfn = needed;
+        d->outer = (struct span){start, p2m_pages, needed, needed + p2m_pages};
+        needed += p2m_pages + tables_for(start, last + 1) - 1; /* the top table is there */
+    }
+    d->needed = needed;
     if (needed > d->pages)
         return failed(d, -ENOMEM, "the domain has too little memory for kernel, ramdisk and first page tables");
     if (m->hypercall_page != NONE && (m->hypercall_page < base || m->hypercall_page >= end || m->hypercall_page % PAGE_SIZE))
@@ -163,25 +177,27 @@ int dom_kernel(struct dom *d)
     return rc ? failed(d, rc, "the kernel cannot be copied to the domain") : 0;
 }
 
-/* All tables, in the order of levels and addresses; `at` is where they are mapped in a row here. */
-static void fill_tables(struct dom *d, u64 *at)
+/* A span's tables from level `top` on, in the order of levels and addresses; `at` is where they are mapped in a row here. */
+static void fill_tables(struct dom *d, const struct span *s, int top, u64 *at)
 {
-    u64 base = d->image.virt_base & ((1UL << 48) - 1), end = base + d->mapped * PAGE_SIZE, first[5], pfn = d->tables_pfn;
-    for (int level = 4; level; level--) {
+    u64 end = s->start + s->pages * PAGE_SIZE, first[5], pfn = s->tables;
+    for (int level = top; level; level--) {
         first[level] = pfn;
-        pfn += tables_at(base, end, level);
+        pfn += tables_at(s->start, end, level);
     }
-    for (int level = 4; level > 1; level--) {
+    for (int level = top; level > 1; level--) {
         u32 bits = 12 + 9 * (u32)(level - 1);
-        for (u64 i = base >> bits, k = 0; i <= (end - 1) >> bits; i++, k++) {
-            u64 *table = at + 512 * (first[level] - d->tables_pfn + (i >> 9) - (base >> (bits + 9)));
+        for (u64 i = s->start >> bits, k = 0; i <= (end - 1) >> bits; i++, k++) {
+            u64 *table = at + 512 * (first[level] - s->tables + (i >> 9) - (s->start >> (bits + 9)));
             table[i & 511] = d->p2m[first[level - 1] + k] << PAGE_SHIFT | TABLE;
         }
     }
-    u64 *entry = at + 512 * (first[1] - d->tables_pfn) + (base >> PAGE_SHIFT & 511);
+    u64 *entry = at + 512 * (first[1] - s->tables) + (s->start >> PAGE_SHIFT & 511);
     u64 tables_end = d->tables_pfn + d->ntables;
-    for (u64 i = 0; i < d->mapped; i++)
-        entry[i] = d->p2m[i] << PAGE_SHIFT | (i >= d->tables_pfn && i < tables_end ? LEAF_READ_ONLY : LEAF);
+    for (u64 i = 0; i < s->pages; i++) {
+        pfn = s->pfn + i;
+        entry[i] = d->p2m[pfn] << PAGE_SHIFT | (pfn >= d->tables_pfn && pfn < tables_end ? LEAF_READ_ONLY : LEAF);
+    }
 }
 
 static void fill_start_info(struct dom *d, struct start_info *s)
@@ -198,22 +214,37 @@ static void fill_start_info(struct dom *d, struct start_info *s)
     s->pt_base = m->virt_base + d->tables_pfn * PAGE_SIZE;
     s->nr_pt_frames = d->ntables;
     s->mfn_list = d->p2m_va;
+    if (d->outer.pages) {
+        s->first_p2m_pfn = d->p2m_pfn;
+        s->nr_p2m_frames = d->needed - d->p2m_pfn;
+    }
     s->mod_start = d->module_start;
     s->mod_len = d->ramdisk_size && m->module_by_pfn ? pages_of(d->ramdisk_size) * PAGE_SIZE : d->ramdisk_size;
     snprintf(s->cmd_line, sizeof s->cmd_line, "%s", d->cmdline ? d->cmdline : "");
 }
 
-/* p2m, start_info, rings and tables lie in a row: one mapping for them all. */
+/* p2m, start_info, rings and tables lie in a row: one mapping for them all. A p2m outside lies in a row with its own tables. */
 static int fill(struct dom *d)
 {
-    u64 first = (d->p2m_va - d->image.virt_base) >> PAGE_SHIFT, n = d->stack_pfn - first;
+    u64 first = d->outer.pages ? d->start_info_pfn : d->p2m_pfn, n = d->stack_pfn - first, *outer = NULL;
     u8 *at = xc_map_foreign(d->domid, d->p2m + first, n, true);
     if (!at)
         return xc_errno;
-    memcpy(at, d->p2m, d->pages * sizeof *d->p2m);
+    u64 *tables = (u64 *)(at + (d->tables_pfn - first) * PAGE_SIZE), *list = (u64 *)at;
     fill_start_info(d, (struct start_info *)(at + (d->start_info_pfn - first) * PAGE_SIZE));
-    fill_tables(d, (u64 *)(at + (d->tables_pfn - first) * PAGE_SIZE));
-    return xc_unmap(at, n);
+    fill_tables(d, &d->boot, 4, tables);
+    if (d->outer.pages) {
+        outer = list = xc_map_foreign(d->domid, d->p2m + d->p2m_pfn, d->needed - d->p2m_pfn, true);
+        if (!outer) {
+            xc_unmap(at, n);
+            return xc_errno;
+        }
+        fill_tables(d, &d->outer, 3, outer + 512 * d->outer.pages);
+        tables[d->outer.start >> 39] = d->p2m[d->outer.tables] << PAGE_SHIFT | TABLE;
+    }
+    memcpy(list, d->p2m, d->pages * sizeof *d->p2m);
+    int rc = outer ? xc_unmap(outer, d->needed - d->p2m_pfn) : 0; /* the last one mapped goes first */
+    return rc ? rc : xc_unmap(at, n);
 }
 
 /* The shared page begins with upcalls masked, on every vCPU that has its vcpu_info there. */

@@ -10,6 +10,8 @@
 #include "elf.h"
 #include "xc.h"
 
+struct span { u64 start, pages, pfn, tables; }; /* pages mapped in a row: address, how many, first frame, first page table */
+
 struct dom {
     u32 domid, vcpus, store_domid, console_domid;
     u64 pages;
@@ -21,7 +23,8 @@ struct dom {
     u32 flags;                                 /* SIF_... of start_info */
     u64 shared_info_frame;
     struct image image;
-    u64 module_pfn, module_start, p2m_va, start_info_pfn, tables_pfn, ntables, stack_pfn, mapped; /* the layout, in pages */
+    u64 module_pfn, module_start, p2m_va, p2m_pfn, start_info_pfn, tables_pfn, ntables, stack_pfn, needed; /* the layout, in pages */
+    struct span boot, outer;                   /* the initial mapping; that of a p2m list outside of it (no pages: there is none) */
     char error[96];
 };
 int dom_memory(struct dom *d);
