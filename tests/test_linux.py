@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 from pathlib import Path
 
 import pytest
 
-from tests.oracle import xen
+from tests import linux
 from tests.running import pyvmm
 
-INIT = b"""#!/bin/busybox sh
-/bin/busybox mount -t proc proc /proc
-/bin/busybox echo "init is running on $(/bin/busybox uname -s -m) with $(/bin/busybox nproc) processors"
-/bin/busybox echo "the hypervisor is $(/bin/busybox cat /sys/hypervisor/type 2>/dev/null)"
-/bin/busybox poweroff -f
+SCRIPT = """
+echo "init is running on $(uname -s -m) with $(nproc) processors"
+poweroff -f
 """
 
 
 @pytest.fixture(scope="module")
 def kernel_and_ramdisk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The kernel package's own image, and a ramdisk of busybox and a script."""
-    try:
-        kernel, _ = xen.linux()
-    except xen.Missing as missing:
-        pytest.skip(f"needs {missing}")
-    if not xen.BUSYBOX.exists():
-        pytest.skip("needs Debian's busybox-static")
-    files = {
-        "init": INIT,
-        "bin/busybox": xen.BUSYBOX.read_bytes(),
-        "proc/.keep": b"",
-        "sys/.keep": b"",
-        "dev/.keep": b"",
-    }
-    ramdisk = tmp_path_factory.mktemp("linux") / "ramdisk.gz"
-    ramdisk.write_bytes(gzip.compress(xen.archive(files), mtime=0))
-    return kernel, ramdisk
+    kernel = linux.kernel()
+    return kernel, linux.ramdisk(tmp_path_factory.mktemp("linux") / "ramdisk.gz", SCRIPT)
 
 
 @pytest.mark.slow

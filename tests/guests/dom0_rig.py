@@ -30,16 +30,24 @@ class Dom0Rig:
     """
 
     def __init__(
-        self, *designs: str, files: Mapping[str, bytes], guests: Sequence[str] = (), writable: Sequence[str] = ()
+        self,
+        *designs: str,
+        files: Mapping[str, bytes],
+        guests: Sequence[str] = (),
+        writable: Sequence[str] = (),
+        guest_memory: int = 384 * MIB,
+        budget: int = BUDGET,
     ) -> None:
         everything = {name: images.path(name).read_bytes() for name in (*guests, "xenstored")} | dict(files)
-        self.host = Host(memory=512 * MIB)
+        self._budget = budget
+        dom0_memory = 128 * MIB + (2 * sum(map(len, files.values())) & -MIB)
+        self.host = Host(memory=dom0_memory + guest_memory)
         self._noxs: defaultdict[int, bytearray] = defaultdict(bytearray)
         self.host.hypervisor.trace.listen(self._listen)
         with tempfile.NamedTemporaryFile() as module:
             module.write(newc(everything, frozenset(writable)))
             module.flush()
-            self.dom0 = self.host.create_dom0(images.path("dom0"), memory=128 * MIB, ramdisk=Path(module.name))
+            self.dom0 = self.host.create_dom0(images.path("dom0"), memory=dom0_memory, ramdisk=Path(module.name))
         self._read = 0
         self.settle()
         if any(design in XENSTORE for design in designs):
@@ -66,7 +74,7 @@ class Dom0Rig:
 
     def settle(self) -> None:
         """Until nobody can run."""
-        ended = self.host.settle(BUDGET)
+        ended = self.host.settle(self._budget)
         assert ended is None, (ended, self.output()[-1000:], self.dom0.crash_report)
 
     def run(self, instructions: int) -> None:
