@@ -179,13 +179,14 @@ class Control:
         store: str = "c",
         own: DesignFacts | None = None,
         files: Mapping[str, bytes] | None = None,
+        fewest: int = FEWEST,
     ) -> None:
         """`own`: what a design needs that is not one of `DESIGNS`; the image `dom0` has it. `files`: more of them for
-        dom0's file area, by name."""
+        dom0's file area, by name. `fewest`: guests that the host has room for in any case."""
         self.design, self.guest = design, guest
         self.facts = GUESTS[guest]
         self.shells, self.xenstore = (own or DESIGNS[design]).shells, (own or DESIGNS[design]).xenstore
-        room = max(FEWEST, 1 << (most - 1).bit_length())
+        room = max(fewest, 1 << (most - 1).bit_length())
         store_memory = (STORE_MEMORY + room * A_GUESTS_STORE) // MIB
         self._dom0_path = dom0 or images.path("dom0")
         self._images: dict[str, Functions] = {}

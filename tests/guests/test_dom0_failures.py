@@ -24,7 +24,7 @@ FILES = {
 
 @pytest.fixture(params=compare.DESIGNS)
 def control(request: pytest.FixtureRequest) -> Iterator[compare.Control]:
-    made = compare.Control(request.param, "daytime", 4, files=FILES)
+    made = compare.Control(request.param, "daytime", 4, files=FILES, fewest=4)
     made.create(1)  # what is made once, is
     made.command("destroy daytime00001")
     made.refill()
