@@ -117,7 +117,7 @@ def mmu_update(v: VCpu, requests: int, count: int, pdone: int, foreigndom: int) 
             v.space.read,
         )
         own = tables is v.domain and (pg_owner == xen.DOMID_IO or _may_target(v.domain, pg_owner))
-        n = share(v, count)
+        n = share(v, count) if count > 1 else count
         for served in range(n):
             ptr, value = _REQUEST.unpack(read(requests + served * 16, 16))
             if own and not ptr & 7 and in_use_as(ptr >> 12, domid, PGT_l1_page_table):
