@@ -48,7 +48,7 @@ static void answer(u32 ip, u16 port, const u8 *data, u32 n)
 static bool stirred(void *arg)
 {
     (void)arg;
-    return netfront_stirred(&nic) || sysctlfront_stirred(&sysctl) || devices_stirred();
+    return net_follow_stirred(&nic) || sysctlfront_stirred(&sysctl);
 }
 
 void main(void)
@@ -66,15 +66,14 @@ void main(void)
     printf("daytime: ready\n");
     bool was = nic.connected;
     while (!count || answers < count) {
-        if (!net_poll())
-            thread_wait(stirred, NULL);
-        if (devices_changed() && !nic.device.present)
-            net_start_front(&nic);
+        bool any = net_poll();
+        if (net_follow(&nic))
+            any = true;
         if (was != nic.connected)
             printf("daytime: the device is %s\n", nic.connected ? "here" : "gone");
         was = nic.connected;
-        if (nic.device.present && !nic.connected && nic.device.peer == XenbusStateUnknown)
-            netfront_close(&nic);
+        if (!any)
+            thread_wait(stirred, NULL);
         sysctlfront_obey(&sysctl);
         if (close && answers == close) {
             close = 0;

@@ -1,7 +1,7 @@
 /* echo: sends UDP datagrams back (RFC 862, port 7), or sends them to such a server and checks what comes back.
  *
  * Command line: `net=`, `ip=`, `blank`, `split=` as in daytime. Server: `count=N` ends after N. Client: `to=10.0.0.3`, `count=N` datagrams of
- * `size=` bytes (64), `window=` of them on the way at a time (8).
+ * `size=` bytes (64), `window=` of them on the way at a time (8). When its device is taken away it waits for another one.
  */
 #include "net.h"
 #include "sysctlfront.h"
@@ -40,12 +40,12 @@ static void returned(u32 ip, u16 port, const u8 *data, u32 n)
 static bool stirred(void *arg)
 {
     u64 until = *(u64 *)arg;
-    return netfront_stirred(&nic) || sysctlfront_stirred(&sysctl) || (until && now() >= until);
+    return net_follow_stirred(&nic) || sysctlfront_stirred(&sysctl) || (until && now() >= until);
 }
 
 static void wait(u64 until)
 {
-    if (!net_poll()) {
+    if (!net_poll() && !net_follow(&nic)) {
         if (until)
             timer_at(until);
         thread_wait(stirred, &until);
@@ -92,6 +92,7 @@ void main(void)
     if (size < HEADER || size > NET_DATA)
         panic("echo: size is %u to %u", HEADER, NET_DATA);
     sysctlfront_open(&sysctl, "sysctl");
+    devices_watch(bus_choose("net", noxs_dev_vif), noxs_dev_vif);
     if (!net_start_front(&nic)) {
         printf("echo: no network device over %s\n", nic.device.bus->name);
         return;

@@ -34,10 +34,17 @@ static void end_slot(struct blkfront *b, u32 id, short status)
 bool blkfront_connect(struct blkfront *b)
 {
     struct device *d = &b->device;
-    if (device_wait(d, STATES(XenbusStateInitWait, XenbusStateConnected) | STATES_GONE) != XenbusStateInitWait)
-        return false;
-    memset(&b->offer, 0, sizeof b->offer);
-    b->way->read_offer(d, &b->offer);
+    bool torn;
+    do { /* until the offer is of one back end: while it was read the device may have been replaced */
+        if (device_wait(d, STATES(XenbusStateInitWait, XenbusStateConnected) | STATES_GONE) != XenbusStateInitWait)
+            return false;
+        bool earlier = device_disturbed(d);
+        d->changed = false;
+        memset(&b->offer, 0, sizeof b->offer);
+        b->way->read_offer(d, &b->offer);
+        torn = device_disturbed(d);
+        d->changed |= earlier;
+    } while (torn);
     struct ring_page *page = page_alloc();
     ring_page_init(page);
     b->ring = FRONT_RING(page, struct blkif_request, struct blkif_response);
@@ -47,7 +54,10 @@ bool blkfront_connect(struct blkfront *b)
         panic("no event channel");
     b->port = (u32)port;
     event_bind(b->port, rang, b);
-    b->connected = b->way->publish(d, b->ring_ref, b->port) &&
+    bool published = b->way->publish(d, b->ring_ref, b->port);
+    if (!published && device_disturbed(d))
+        device_lose(d);
+    b->connected = published &&
                    device_wait(d, STATES(XenbusStateConnected) | STATES_GONE) == XenbusStateConnected && b->way->read_details(d, &b->offer);
     if (b->connected && d->state != XenbusStateConnected)
         device_set_state(d, XenbusStateConnected);

@@ -67,20 +67,56 @@ void net_start(const struct link *link, u32 ip, u32 mask)
     printf("net: %s at %02x:%02x:%02x:%02x:%02x:%02x\n", shown, m[0], m[1], m[2], m[3], m[4], m[5]);
 }
 
+static void front_connected(struct netfront *n);
 static bool front_send(void *arg, const void *frame, u32 bytes, u32 first, u32 flags) { return netfront_send(arg, frame, bytes, first, flags); }
-static bool front_poll(void *arg, frame_handler handler) { return netfront_poll(arg, handler); }
 
-bool net_start_front(struct netfront *n)
+static bool front_poll(void *arg, frame_handler handler)
 {
-    if (!netfront_open(n, "net", 0))
-        return false;
+    struct netfront *n = arg;
+    u32 connections = n->connections;
+    bool any = netfront_poll(n, handler);
+    if (n->connections != connections)
+        front_connected(n);
+    return any;
+}
+
+/* Each connection is with a back end that may offer something else. */
+static void front_connected(struct netfront *n)
+{
     struct link link = {{0}, front_send, front_poll, netfront_stirred, n, false, 0, 1500};
     memcpy(link.mac, n->offer.mac, 6);
     link.blank = option("blank", NULL, 0) && !n->offer.no_csum_offload;
     link.split = n->offer.sg ? (u32)option_number("split", 0) : 0;
+    bool known = net_link.arg == n && !memcmp(net_link.mac, link.mac, 6);
+    net_link = link;
+    if (known)
+        return;
     printf("net: vif %u of domain %u over %s\n", n->device.id, n->device.backend, n->device.bus->name);
     net_start(&link, n->offer.ip, n->offer.mask);
+}
+
+bool net_start_front(struct netfront *n)
+{
+    net_link = (struct link){{0}, front_send, front_poll, netfront_stirred, n, false, 0, 1500};
+    if (!netfront_open(n, "net", 0))
+        return false;
+    front_connected(n);
     return true;
+}
+
+bool net_follow(struct netfront *n)
+{
+    for (bool started = false;; started = net_start_front(n)) {
+        if (n->device.present && !n->connected && n->device.peer == XenbusStateUnknown)
+            netfront_close(n);
+        if (n->device.present || !devices_changed())
+            return started;
+    }
+}
+
+bool net_follow_stirred(struct netfront *n)
+{
+    return n->device.present ? netfront_stirred(n) : devices_stirred();
 }
 
 void net_input(const u8 *frame, u32 n, u32 flags)

@@ -35,7 +35,9 @@ u16 sum_end(u32 sum);
 bool parse_ip(const char *text, u32 *ip, u32 *mask); /* a.b.c.d or a.b.c.d/n */
 int format_ip(char *to, u32 size, u32 ip);
 void net_start(const struct link *link, u32 ip, u32 mask); /* `ip=` on the command line comes first */
-bool net_start_front(struct netfront *n); /* opens the first vif and starts on it, and says so */
+bool net_start_front(struct netfront *n); /* opens the first vif and starts on it, and says so; one whose back end closes may connect later */
+bool net_follow(struct netfront *n); /* lets go of a device whose back end is gone, takes the next one; whether it has one now */
+bool net_follow_stirred(struct netfront *n); /* for thread_wait: is there something for net_poll or net_follow? */
 void net_input(const u8 *frame, u32 n, u32 flags);
 bool net_send_ether(const u8 *to, u16 type, u8 *frame, u32 bytes, u32 flags); /* the payload is in frame already, behind the header */
 bool net_poll(void);

@@ -81,15 +81,26 @@ static void refill(struct netfront *n)
 bool netfront_connect(struct netfront *n)
 {
     struct device *d = &n->device;
-    if (device_wait(d, STATES(XenbusStateInitWait, XenbusStateConnected) | STATES_GONE) != XenbusStateInitWait)
-        return false;
-    memset(&n->offer, 0, sizeof n->offer);
-    if (!n->way->read_offer(d, &n->offer))
+    bool good, torn;
+    do { /* until the offer is of one back end: while it was read the device may have been replaced */
+        if (device_wait(d, STATES(XenbusStateInitWait, XenbusStateConnected) | STATES_GONE) != XenbusStateInitWait)
+            return false;
+        bool earlier = device_disturbed(d);
+        d->changed = false;
+        memset(&n->offer, 0, sizeof n->offer);
+        good = n->way->read_offer(d, &n->offer);
+        torn = device_disturbed(d);
+        d->changed |= earlier;
+    } while (torn);
+    if (!good)
         return false;
     data_make(n);
     struct netfront_ask ask = {n->tx_ref, n->rx_ref, n->tx_port, n->rx_port, true, false};
     d->state = XenbusStateConnected;
-    n->connected = n->way->publish(d, &ask) && device_wait(d, STATES(XenbusStateConnected) | STATES_GONE) == XenbusStateConnected;
+    bool published = n->way->publish(d, &ask);
+    if (!published && device_disturbed(d))
+        device_lose(d);
+    n->connected = published && device_wait(d, STATES(XenbusStateConnected) | STATES_GONE) == XenbusStateConnected;
     if (n->connected) {
         n->connections++;
         refill(n);

@@ -28,8 +28,12 @@ static enum sysctl_request take(struct sysctlfront *s)
     struct device *d = &s->device;
     if (!d->changed)
         return SYSCTL_NONE;
-    d->changed = false;
-    d->bus->arm(d);
+    device_update(d);
+    if (d->peer == XenbusStateUnknown) { /* the back end is gone: nobody can ask for anything any more */
+        device_close(d);
+        s->connected = false;
+        return SYSCTL_NONE;
+    }
     u8 command = ((struct noxs_sysctl *)d->page)->command;
     for (u32 i = 0; i < COUNT(order); i++)
         if (command & order[i].bit)

@@ -63,7 +63,39 @@ bool devices_stirred(void)
 void device_set_state(struct device *d, u32 state)
 {
     d->state = state;
-    d->bus->set_state(d, state);
+    if (!d->lost)
+        d->bus->set_state(d, state);
+}
+
+bool device_disturbed(struct device *d)
+{
+    d->bus->notice(d);
+    return d->changed;
+}
+
+void device_lose(struct device *d)
+{
+    d->lost = true;
+    d->peer = XenbusStateUnknown;
+}
+
+static void look(struct device *d)
+{
+    d->changed = false;
+    d->bus->arm(d);
+    if (!d->lost)
+        d->peer = d->bus->peer_state(d);
+    if (d->peer == XenbusStateUnknown) /* for good: what is there next, under the same name, is another device */
+        device_lose(d);
+}
+
+/* Another device is where ours was, and its back end waits for a front end that begins anew: ours has none any more, and what we have
+ * to say is not for that one. */
+static bool is_replaced(struct device *d)
+{
+    if (!d->bus->is_ours(d))
+        device_lose(d);
+    return d->lost;
 }
 
 bool device_stirred(struct device *d)
@@ -76,13 +108,14 @@ static bool stirred(void *arg)
     return device_stirred(arg);
 }
 
+/* What has woken us and is not what we wait for may be that the device was replaced. */
 u32 device_wait(struct device *d, u32 states)
 {
-    for (;;) {
-        d->changed = false;
-        d->bus->arm(d);
-        d->peer = d->bus->peer_state(d);
+    for (bool woken = false;; woken = true) {
+        look(d);
         if (states >> d->peer & 1)
+            return d->peer;
+        if (woken && states >> XenbusStateUnknown & 1 && is_replaced(d))
             return d->peer;
         while (!d->changed) {
             thread_wait(stirred, d);
@@ -97,9 +130,9 @@ bool device_update(struct device *d)
     d->bus->notice(d);
     if (!d->changed)
         return false;
-    d->changed = false;
-    d->bus->arm(d);
-    d->peer = d->bus->peer_state(d);
+    look(d);
+    if (d->peer != before && d->state != XenbusStateInitialising && STATES(XenbusStateInitialising, XenbusStateInitWait) >> d->peer & 1)
+        is_replaced(d);
     return d->peer != before;
 }
 

@@ -15,6 +15,7 @@ struct bus {
     void (*close)(struct device *d);           /* give back what open took */
     void (*set_state)(struct device *d, u32 state); /* and tell the back end */
     u32 (*peer_state)(struct device *d);       /* XenbusStateUnknown when there is no back end any more */
+    bool (*is_ours)(struct device *d);         /* not another one that took the place of the device that was opened */
     void (*arm)(struct device *d);
     void (*notice)(struct device *d);          /* never blocks on the peer: note what has come in as d->changed */
     bool (*stirred)(struct device *d);         /* asks nobody: is there something to notice? */
@@ -28,10 +29,12 @@ struct device {
     u32 id, backend, state, peer;
     volatile bool changed;
     bool present, failed; /* failed: the back end broke the rules; it was reported and is not to be used */
+    bool lost; /* it is not there any more; another one may be in its place */
     char front[40], back[64]; /* over XenStore: both directories */
     u32 watch;
     struct noxs_header *page; /* over noxs: the control page, its grant handle, the port to the back end */
     u32 handle, port;
+    struct noxs_entry entry; /* as it was opened; `watch` is its slot */
 };
 
 #define STATES(...) device_mask((const u8[]){__VA_ARGS__, 255})
@@ -54,6 +57,8 @@ void device_set_state(struct device *d, u32 state);
 u32 device_wait(struct device *d, u32 states); /* until the back end is in one of them */
 bool device_update(struct device *d); /* has the back end's state changed since last asked for? it is in d->peer then */
 bool device_stirred(struct device *d); /* for thread_wait */
+bool device_disturbed(struct device *d); /* has something come in since its back end was last looked at? */
+void device_lose(struct device *d); /* whatever has its name now is left alone */
 void device_fail(struct device *d, const char *format, ...); /* report the other end's fault, once */
 void device_shut(struct device *d); /* Closing, Closed, with the back end following */
 bool device_restart(struct device *d); /* Initialising; whether the back end waits for us again */

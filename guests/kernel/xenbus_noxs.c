@@ -9,7 +9,7 @@
 
 static const struct noxs_page *page; /* ours, read-only; NULL: not asked for yet */
 static bool asked;
-static struct device *open_devices[NOXS_DEVICES]; /* by slot */
+static struct device *open_devices[NOXS_DEVICES];
 static volatile bool list_changed;
 
 static void page_changed(u32 port, void *arg)
@@ -53,18 +53,36 @@ static void rang(u32 port, void *arg)
     d->changed = true;
 }
 
+static bool same(const struct noxs_entry *a, const struct noxs_entry *b)
+{
+    return a->type == b->type && a->id == b->id && a->be_id == b->be_id && a->grant == b->grant && a->evtchn == b->evtchn;
+}
+
+/* The slot of a device that has gone may have been given to another one before we let go of the first. */
+static bool is_open(const struct noxs_entry *entry)
+{
+    for (u32 i = 0; i < NOXS_DEVICES; i++)
+        if (open_devices[i] && same(&open_devices[i]->entry, entry))
+            return true;
+    return false;
+}
+
 static bool open(struct device *d, u32 index)
 {
     const struct noxs_page *p = device_page();
+    u32 place = 0;
+    while (place < NOXS_DEVICES && open_devices[place])
+        place++;
     for (u32 i = 0; p && i < NOXS_DEVICES; i++) {
         if (p->devs[i].type != d->kind || index--)
             continue;
-        if (open_devices[i])
+        d->entry = p->devs[i];
+        if (place == NOXS_DEVICES || is_open(&d->entry))
             return false;
-        struct gnttab_map map = {0, GNTMAP_host_map, p->devs[i].grant, p->devs[i].be_id, 0, 0, 0};
-        struct evtchn_bind_interdomain bind = {p->devs[i].be_id, p->devs[i].evtchn, 0};
+        struct gnttab_map map = {0, GNTMAP_host_map, d->entry.grant, d->entry.be_id, 0, 0, 0};
+        struct evtchn_bind_interdomain bind = {d->entry.be_id, d->entry.evtchn, 0};
         d->watch = i; /* the slot */
-        d->id = p->devs[i].id;
+        d->id = d->entry.id;
         d->backend = map.dom;
         map.host_addr = (u64)area_reserve();
         if (hypercall_grant_table_op(GNTTABOP_map_grant_ref, &map, 1) || map.status) {
@@ -81,7 +99,7 @@ static bool open(struct device *d, u32 index)
             area_release((void *)map.host_addr);
             return false;
         }
-        open_devices[i] = d;
+        open_devices[place] = d;
         d->port = bind.local_port;
         d->state = d->page->fe_state;
         event_bind(d->port, rang, d);
@@ -97,7 +115,9 @@ static void close(struct device *d)
     event_close(d->port);
     hypercall_grant_table_op(GNTTABOP_unmap_grant_ref, &unmap, 1);
     area_release(d->page);
-    open_devices[d->watch] = NULL;
+    for (u32 i = 0; i < NOXS_DEVICES; i++)
+        if (open_devices[i] == d)
+            open_devices[i] = NULL;
 }
 
 static void set_state(struct device *d, u32 state)
@@ -109,12 +129,17 @@ static void set_state(struct device *d, u32 state)
     event_send(d->port); /* always: the published back end does not arm its watch */
 }
 
-/* A device that has left the page has no back end any more. */
+static bool is_ours(struct device *d)
+{
+    return same(&page->devs[d->watch], &d->entry);
+}
+
+/* A device that has left the page has no back end any more; neither has one whose slot holds another entry, be it the same device's
+ * second life: that one has a control page of its own. */
 static u32 peer_state(struct device *d)
 {
     u32 state = d->page->be_state;
-    bool listed = page->devs[d->watch].type == d->kind && page->devs[d->watch].id == d->id;
-    return listed && state <= XenbusStateReconfigured ? state : XenbusStateUnknown;
+    return is_ours(d) && state <= XenbusStateReconfigured ? state : XenbusStateUnknown;
 }
 
 static void arm(struct device *d)
@@ -140,4 +165,4 @@ static volatile bool *watch_list(u32 kind)
     return &list_changed;
 }
 
-const struct bus bus_noxs = {"noxs", open, close, set_state, peer_state, arm, notice, stirred, watch_list};
+const struct bus bus_noxs = {"noxs", open, close, set_state, peer_state, is_ours, arm, notice, stirred, watch_list};

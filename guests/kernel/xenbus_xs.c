@@ -118,6 +118,13 @@ static u32 peer_state(struct device *d)
     return state <= XenbusStateReconfigured ? (u32)state : XenbusStateUnknown;
 }
 
+/* A directory that was removed and made again between two looks is another device: the toolstack's Initialising is in it, and
+ * not what we wrote last. (Linux's xenbus_dev_changed goes by the same.) */
+static bool is_ours(struct device *d)
+{
+    return xs_number(d, d->front, "state", XenbusStateUnknown) == d->state;
+}
+
 static void arm(struct device *d)
 {
     (void)d; /* the watch stays armed */
@@ -146,4 +153,4 @@ static volatile bool *watch_list(u32 kind)
     return &changed;
 }
 
-const struct bus bus_xs = {"xs", open, close, set_state, peer_state, arm, notice, stirred, watch_list};
+const struct bus bus_xs = {"xs", open, close, set_state, peer_state, is_ours, arm, notice, stirred, watch_list};

@@ -15,6 +15,7 @@ import pytest
 from pyvmm.backends.ports import PythonPort
 from pyvmm.host import Domain, Host
 from pyvmm.toolstack.devices import Vbd, Vif
+from pyvmm.xenbus.devices import Key
 from tests.backends import wire
 from tests.guests.test_devices_split import pattern
 
@@ -185,6 +186,70 @@ def test_devices_come_and_go(way: str) -> None:
         host.run(BUDGET)
         assert rig.ask(query) is not None
         assert guest.exit == "poweroff" and host.services.reports == []
+
+
+def lose(host: Host, guest: Domain, vif: Vif, how: str) -> None:
+    """The guest's network device is gone without a handshake: removed by force, or with its back end."""
+    if how == "force":
+        guest.detach(vif, force=True)
+    elif guest.negotiation == "noxs":
+        host.services.page_backends.close()  # all devices: that of the toolstack, too
+    else:
+        host.services.store_backends.drop(Key("vif", guest.domid, vif.devid))  # its directories stay
+    host.services.changed()
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("how", ["force", "death"])
+@pytest.mark.parametrize("image", ["daytime", "echo"])
+def test_a_device_that_vanished_is_replaced(way: str, image: str, how: str, at_once: bool) -> None:
+    """Without a handshake a device goes and another one of its name comes, whether the guest runs in between or not: it
+    answers again, with the new one's address, and holds no more than before."""
+    with Host(128 * MIB) as host:
+        rig = Rig(host, way)
+        guest = rig.guest(image, "wait" if image == "daytime" else "", vif=(MAC, IP))
+        host.run(BUDGET)
+        arp = wire.arp_request(ME_MAC, ME, IP)
+        answer = rig.ask(arp)
+        assert answer is not None and answer[6:12] == wire.mac(MAC)
+        old, held = Vif(0, mac=MAC, ip=IP), None
+        for times in range(3):
+            lose(host, guest, old, how)
+            if not at_once:
+                host.run(BUDGET)
+                assert rig.ask(arp) is None
+            mac = f"00:16:3e:00:01:{times:02x}"
+            old = Vif(0, mac=mac, ip=IP)
+            guest.attach(old)
+            host.run(BUDGET)
+            answer = rig.ask(arp)
+            assert answer is not None and answer[6:12] == wire.mac(mac), times
+            holds = len(guest.xen.grants.maptrack), len(guest.xen.evtchn.ports), host.hypervisor.frames.free_count
+            held = held or holds
+            assert holds == held
+        assert guest.exit is None and host.services.reports == []
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_device_is_replaced_at_any_moment(way: str, later: bool) -> None:
+    """So it is wherever in its handshake the guest is when that happens, and wherever it is when the next one comes."""
+    with Host(128 * MIB, digest=False) as host:
+        rig = Rig(host, way)
+        vif = Vif(0, mac=MAC, ip=IP)
+        guest = rig.guest("daytime", "wait", vif=(MAC, IP))
+        arp = wire.arp_request(ME_MAC, ME, IP)
+        for position in range(500, 100_000 if way == "xs" else 13_000, 977 if way == "xs" else 131):
+            host.run(BUDGET)
+            guest.detach(vif, force=True)
+            host.run(BUDGET)
+            guest.attach(vif)
+            host.run(position)
+            guest.detach(vif, force=True)
+            if later:
+                host.run(position * 7 % 3001)
+            guest.attach(vif)
+            host.run(BUDGET)
+            assert rig.ask(arp) is not None, position
 
 
 def image(path: Path, sectors: int) -> Path:
