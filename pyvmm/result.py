@@ -24,9 +24,23 @@ EXIT_STATUS = {"poweroff": 0, "suspend": 0, "left": 0, "reboot": 3, "crash": 4, 
 
 
 @dataclass(frozen=True)
+class GrantFigures:
+    """What a domain did with other domains' grants, and what is so just now: entries of its own table that others use
+    (`in_use`), mappings that it has (`held`)."""
+
+    mapped: int
+    unmapped: int
+    copied: int
+    bytes_copied: int
+    transferred: int
+    in_use: int
+    held: int
+
+
+@dataclass(frozen=True)
 class DomainResult:
-    """What one domain did. Counts are exact; a native domain executes no instructions. `exit` is None while it
-    runs."""
+    """What one domain did. Counts are exact; a native domain executes no instructions. `ports`: event channels it has
+    just now. `exit` is None while it runs."""
 
     domid: int
     name: str
@@ -37,6 +51,8 @@ class DomainResult:
     events_sent: int
     events_received: int
     switches: int
+    ports: int
+    grants: GrantFigures
     exit: str | None = None
     crash_report: str | None = None
     console: str = ""
@@ -99,6 +115,16 @@ def result_of(domain: Domain, console: str | None) -> DomainResult:
         events_sent=c.events_sent,
         events_received=c.events_received,
         switches=c.switches,
+        ports=len(domain.evtchn.ports),
+        grants=GrantFigures(
+            mapped=c.grants_mapped,
+            unmapped=c.grants_unmapped,
+            copied=c.grants_copied,
+            bytes_copied=c.grant_bytes,
+            transferred=c.grants_transferred,
+            in_use=sum(active.pinned for active in domain.grants.active.values()),
+            held=len(domain.grants.maptrack),
+        ),
         exit=None if console is None else exit_of(domain),
         crash_report=domain.crash_report,
         console=console or "",

@@ -5,15 +5,18 @@ from __future__ import annotations
 import doctest
 import io
 import json
+import struct
 from pathlib import Path
 
 import pytest
 
 import pyvmm.host
 from pyvmm.backends.console import Console, Xenconsoled
+from pyvmm.backends.ports import PythonPort
 from pyvmm.errors import ConfigError, ImageError, MemoryShortage, PyvmmError
 from pyvmm.host import Host, Result, host_memory
 from pyvmm.hypervisor.trace import CONSOLE_INPUT, Event
+from pyvmm.toolstack.devices import Vif
 from tests.toolstack.elf_image import Elf, Load
 
 MIB = 1 << 20
@@ -63,9 +66,32 @@ def test_the_json_has_the_promised_keys() -> None:
     assert list(figures) == ["exit", "digest", "host_seconds", "images", "domains"]
     assert figures["exit"] == "poweroff" and len(figures["digest"]) == 64 and figures["host_seconds"] > 0
     assert list(figures["images"]) == ["hello"] and len(figures["images"]["hello"]) == 64
-    keys = "domid name instructions rep_iterations hypercalls exceptions events_sent events_received switches"
+    keys = (
+        "domid name instructions rep_iterations hypercalls exceptions events_sent events_received switches ports grants"
+    )
     for domain in figures["domains"]:
-        assert list(domain) == keys.split()
+        assert list(domain) == [*keys.split(), "ports", "grants"]
+
+
+@pytest.mark.parametrize("negotiation", ["xenstore", "noxs"])
+def test_figures_of_ports_and_grants(negotiation: str) -> None:
+    """A guest with a network: its back end has mapped its rings, and copies what comes and goes."""
+    with Host(256 * MIB) as host:
+        port = PythonPort()
+        host.attach_port(port)
+        host.create("daytime", memory=16 * MIB, cmdline="ip=10.0.0.2", vifs=[Vif(0)], negotiation=negotiation)
+        dom0, guest = host.run(50_000_000).domains
+        noxs = negotiation == "noxs"
+        assert guest.ports >= 3 and dom0.ports >= 2
+        assert guest.grants.in_use >= 2 and guest.grants.held == guest.grants.mapped == 2 * noxs  # its control pages
+        assert dom0.grants.mapped >= 2 and dom0.grants.held == dom0.grants.mapped - dom0.grants.unmapped >= 2
+        request = b"\xff" * 6 + b"\2\0\0\0\0\1" + b"\x08\6" + struct.pack(">HHBBH", 1, 0x0800, 6, 4, 1)
+        request += b"\2\0\0\0\0\1" + bytes([10, 0, 0, 1]) + bytes(6) + bytes([10, 0, 0, 2])
+        port.send(request.ljust(60, b"\0"))
+        after = host.run(50_000_000).domains[0]
+        answer = port.receive()
+        assert answer is not None and after.grants.copied - dom0.grants.copied == 2  # the question and the answer
+        assert after.grants.bytes_copied - dom0.grants.bytes_copied == 60 + len(answer)
 
 
 def leave(host: Host) -> tuple[object, ...]:

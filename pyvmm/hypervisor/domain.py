@@ -27,6 +27,11 @@ class Counters:
     exceptions: int = 0
     events_sent: int = 0
     events_received: int = 0
+    grants_mapped: int = 0  # of other domains' entries, by this one; so are those below
+    grants_unmapped: int = 0
+    grants_copied: int = 0  # GNTTABOP_copy operations that were done, and their bytes
+    grant_bytes: int = 0
+    grants_transferred: int = 0
     switches: int = 0
 
 

@@ -63,6 +63,9 @@ def _copy_one(v: VCpu, op: Any) -> int:
         sides.append(_claim(v, source, op.source, bool(op.flags & abi.GNTCOPY_source_gref), readonly=True))
         sides.append(_claim(v, dest, op.dest, bool(op.flags & abi.GNTCOPY_dest_gref), readonly=False))
         _move(v, op, *sides)
+        counters = v.domain.counters
+        counters.grants_copied += 1
+        counters.grant_bytes += op.len
         return abi.GNTST_okay
     except GrantFailure as failure:
         return failure.status
@@ -239,6 +242,7 @@ def transfer(v: VCpu, uop: int, count: int) -> int:
         try:
             _transfer_one(v, op.mfn, op.domid, op.ref)
             status = abi.GNTST_okay
+            v.domain.counters.grants_transferred += 1
         except GrantFailure as failure:
             status = failure.status
         if v.hv.trace.on:

@@ -34,6 +34,7 @@ def map_grant_ref(v: VCpu, uop: int, count: int) -> int:
         try:
             values["handle"], mfn = _map_one(v, op.host_addr, op.flags, op.ref, op.dom)
             values["dev_bus_addr"], values["status"] = mfn * PAGE, abi.GNTST_okay
+            v.domain.counters.grants_mapped += 1
         except GrantFailure as failure:
             values["status"] = failure.status
         _trace(v, "map", op.ref, op.dom, values["status"])
@@ -185,6 +186,7 @@ def _unmap_one(v: VCpu, host_addr: int, dev_bus_addr: int, handle: int, new_addr
             _drop(mapping, mfn, DEVICE)
         if not mapping.flags & (HOST | DEVICE):
             table.free_handle(handle, mapping.vcpu)
+            v.domain.counters.grants_unmapped += 1
     except GrantFailure as failure:
         status = failure.status
     _trace(v, "unmap", mapping.ref, remote.domid, status)
