@@ -167,7 +167,7 @@ static short indirect(struct back *b, const struct blkif_request *q)
 static short serve(struct back *b, const struct blkif_request *q)
 {
     struct vbd *v = b->own;
-    bool flush = q->operation == BLKIF_OP_FLUSH_DISKCACHE;
+    bool flush = q->operation == BLKIF_OP_FLUSH_DISKCACHE || q->operation == BLKIF_OP_WRITE_BARRIER; /* both may come without data */
     switch (q->operation) {
     case BLKIF_OP_READ:
     case BLKIF_OP_WRITE:

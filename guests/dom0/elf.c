@@ -40,6 +40,52 @@ static void read_notes(const u8 *at, u64 size, struct notes *notes)
     }
 }
 
+/* One word of the older __xen_guest section, "KEY=value,KEY=value": its number, or false if it is not there. */
+static bool legacy_number(const char *text, u64 size, const char *key, u64 *value)
+{
+    u64 length = strlen(key);
+    for (u64 i = 0; i < size && text[i];) {
+        u64 end = i;
+        while (end < size && text[end] && text[end] != ',')
+            end++;
+        if (end - i > length && !memcmp(text + i, key, length) && text[i + length] == '=') {
+            u64 n = 0, at = i + length + 1, base = 10;
+            if (end - at > 2 && text[at] == '0' && (text[at + 1] | 32) == 'x') {
+                base = 16;
+                at += 2;
+            }
+            for (; at < end; at++) {
+                u64 c = (u8)text[at], digit = c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : 16;
+                if (digit >= base)
+                    break;
+                n = n * base + digit;
+            }
+            *value = n;
+            return true;
+        }
+        i = end + 1;
+    }
+    return false;
+}
+
+/* What kernels had before notes: libelf's xen_elfnote numbers from the older string. */
+static void read_legacy(const char *text, u64 size, struct notes *notes)
+{
+    static const struct { const char *key; u8 note; } words[] = {
+        {"VIRT_BASE", NOTE_VIRT_BASE}, {"VIRT_ENTRY", NOTE_ENTRY}, {"ELF_PADDR_OFFSET", NOTE_PADDR_OFFSET}, {"HYPERCALL_PAGE", NOTE_HYPERCALL_PAGE},
+    };
+    u64 dummy;
+    for (u32 i = 0; i < COUNT(words); i++)
+        notes->there[words[i].note] = legacy_number(text, size, words[i].key, &notes->value[words[i].note]);
+    if (notes->there[NOTE_HYPERCALL_PAGE]) /* there a page number, counted from VIRT_BASE */
+        notes->value[NOTE_HYPERCALL_PAGE] = (notes->value[NOTE_HYPERCALL_PAGE] << 12) + (notes->there[NOTE_VIRT_BASE] ? notes->value[NOTE_VIRT_BASE] : 0);
+    if (!notes->there[NOTE_PADDR_OFFSET] && notes->there[NOTE_VIRT_BASE]) {
+        notes->value[NOTE_PADDR_OFFSET] = notes->value[NOTE_VIRT_BASE];
+        notes->there[NOTE_PADDR_OFFSET] = true;
+    }
+    notes->there[NOTE_XEN_VERSION] = legacy_number(text, size, "XEN_VER", &dummy);
+}
+
 static int wrong(char *error, u32 size, const char *what)
 {
     snprintf(error, size, "%s", what);
@@ -90,6 +136,20 @@ int elf_parse(const u8 *file, u64 size, struct image *image, char *error, u32 ro
             if (s.type == SHT_NOTE && inside(s.offset, s.size, size))
                 read_notes(file + s.offset, s.size, &notes);
         }
+    if (!notes.there[NOTE_XEN_VERSION] && h.shentsize == sizeof(struct shdr) && inside(h.shoff, (u64)h.shnum * sizeof(struct shdr), size) &&
+        h.shstrndx < h.shnum) {
+        struct shdr names;
+        memcpy(&names, file + h.shoff + h.shstrndx * sizeof names, sizeof names);
+        for (u32 i = 0; i < h.shnum && inside(names.offset, names.size, size); i++) {
+            static const char older[] = "__xen_guest";
+            struct shdr s;
+            memcpy(&s, file + h.shoff + i * sizeof s, sizeof s);
+            if (inside(s.name, sizeof older, names.size) && !memcmp(file + names.offset + s.name, older, sizeof older) && inside(s.offset, s.size, size)) {
+                read_legacy((const char *)file + s.offset, s.size, &notes);
+                break;
+            }
+        }
+    }
     if (!image->nsegments)
         return wrong(error, room, "has nothing to load");
     if (!notes.there[NOTE_XEN_VERSION])

@@ -201,14 +201,14 @@ class Vbd:
         """A request with its segments in it: read, write, write barrier, flush (which may carry data)."""
         request = _REQUEST.unpack(slot)
         flush = request.operation == abi.BLKIF_OP_FLUSH_DISKCACHE
+        barrier = request.operation == abi.BLKIF_OP_WRITE_BARRIER
         count = request.nr_segments
-        if count > abi.BLKIF_MAX_SEGMENTS_PER_REQUEST or (not count and not flush):
+        if count > abi.BLKIF_MAX_SEGMENTS_PER_REQUEST or (not count and not flush and not barrier):
             raise _Refused(ERROR)
         if request.operation == abi.BLKIF_OP_READ:
             self._read(request.sector_number, [_piece(segment) for segment in request.seg[:count]])
             return
         self._check_writable()
-        barrier = request.operation == abi.BLKIF_OP_WRITE_BARRIER
         if flush or barrier:
             self._flush()
         if count:

@@ -201,6 +201,8 @@ def test_flush_is_an_fsync(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     assert disk.ask(FLUSH, 0) == OKAY
     assert disk.ask(abi.BLKIF_OP_WRITE_BARRIER, 0, [(ref, 0, 0)]) == OKAY
     assert calls == ["write", "fsync", "fsync", "write", "fsync"]
+    assert disk.ask(abi.BLKIF_OP_WRITE_BARRIER, 0) == OKAY  # without data it is a flush (Linux's blkback: REQ_PREFLUSH)
+    assert set(calls[5:]) == {"fsync"}
 
 
 def test_discard(disk: Disk) -> None:
