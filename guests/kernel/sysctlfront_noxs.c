@@ -3,19 +3,31 @@
 
 enum { FEATURE_POWEROFF = 1, FEATURE_REBOOT = 2 };
 
+/* The back end goes or is gone: nobody can ask for anything any more. */
+static bool let_go(struct device *d)
+{
+    if (d->present && STATES_GONE >> d->peer & 1)
+        device_shut(d);
+    device_close(d);
+    return false;
+}
+
 static bool connect(struct sysctlfront *s)
 {
     struct device *d = &s->device;
-    if (!d->present && !device_open(d, &bus_noxs, noxs_dev_sysctl, 0))
-        return false;
+    u32 refusals = STATES(XenbusStateConnected) | STATES_GONE;
+    if (d->present) /* again: the back end may not have left Closed yet */
+        refusals = STATES(XenbusStateUnknown);
+    else if (!device_open(d, &bus_noxs, noxs_dev_sysctl, 0))
+        return let_go(d);
     struct noxs_sysctl *page = (struct noxs_sysctl *)d->page;
-    if (device_wait(d, STATES(XenbusStateInitWait, XenbusStateConnected) | STATES_GONE) != XenbusStateInitWait)
-        return false;
+    if (device_wait(d, STATES(XenbusStateInitWait) | refusals) != XenbusStateInitWait)
+        return let_go(d);
     page->command = 0; /* the back end never clears what it asked of a domain before */
     page->fe_feat = FEATURE_POWEROFF | FEATURE_REBOOT;
     device_set_state(d, XenbusStateConnected);
     if (device_wait(d, STATES(XenbusStateConnected) | STATES_GONE) != XenbusStateConnected)
-        return false;
+        return let_go(d);
     d->changed = true; /* look once */
     return true;
 }
@@ -29,9 +41,8 @@ static enum sysctl_request take(struct sysctlfront *s)
     if (!d->changed)
         return SYSCTL_NONE;
     device_update(d);
-    if (d->peer == XenbusStateUnknown) { /* the back end is gone: nobody can ask for anything any more */
-        device_close(d);
-        s->connected = false;
+    if (STATES_GONE >> d->peer & 1) {
+        s->connected = let_go(d);
         return SYSCTL_NONE;
     }
     u8 command = ((struct noxs_sysctl *)d->page)->command;

@@ -3,7 +3,7 @@
 A row says: this end, in one of these states of its own, seeing one of these states of the other's, for this reason,
 does this and then enters that state. The ends (`backend.Backend`, `frontend.Frontend`) do nothing but look up their
 row; the picture in docs/xenbus.md is drawn from the same rows (`python -m pyvmm.xenbus.picture`); the tests walk all
-interleavings and compare the pairs of states they meet with `reachable`.
+orders of the ends' steps and compare the pairs of states they meet with `reachable`.
 
 Facts: Xen 4.17 public/io/{xenbus,blkif,netif}.h; what Linux's, Mini-OS's and GRUB's front ends do; LightVM's noxs
 headers (states over a control page are the same numbers, see `pyvmm.abi.devctl.ctrl_hdr`).

@@ -1,9 +1,15 @@
-"""The table of states, both ends' shipped code, both negotiations: the pairs of states that are met are those that the
-table allows, all of them and no other.
+"""The table of states, both ends' shipped Python code, both negotiations: the pairs of states that are met are those
+that the table allows, all of them and no other; and the table says what the public headers and Linux's drivers say.
 
-Every interleaving is walked, up to `DEPTH` steps: looking at the other end and acting on what was seen are two steps,
-so that an end may act on what is no longer true; between any two of them the guest opens or closes, the toolstack
-removes the device, something fails, or the guest vanishes. The store, the pages, the grants and the ports are real."""
+Every order of steps is walked, up to `DEPTH` of them: looking at the other end and acting on what was seen are two
+steps, so that an end may act on what is no longer true; between any two of them the guest opens or closes, the
+toolstack removes the device, something fails, or the guest vanishes. The store, the pages, the grants and the ports are
+real. A step is atomic here: `test_wakeup.py` goes on below that. The disk's front end is the shipped one; that of a
+network interface is a guest's, so it is stood in for here, and walked in `tests/guests/test_front_states.py`, as are
+all front ends in C.
+
+There are five cases and not six: sysctl is a device over noxs only. Over the XenStore its place is taken by the node
+`control/shutdown`, which has no states and no back end."""
 
 from __future__ import annotations
 
@@ -28,7 +34,7 @@ from pyvmm.xenbus.devices import Key
 from pyvmm.xenbus.frontend import FrontPath
 from pyvmm.xenbus.noxs import PageFront
 from pyvmm.xenbus.resources import Page, Resources
-from pyvmm.xenbus.states import Action, Negotiation, State, Why, reachable
+from pyvmm.xenbus.states import Action, End, Negotiation, State, Why, reachable
 from tests.xenbus.rig import Rig
 
 DEPTH = 60  # steps from a new device; no walk is that long
@@ -318,6 +324,62 @@ MAC = "00:16:3e:00:00:01"
 CASES = [("vbd", XENSTORE), ("vbd", NOXS), ("vif", XENSTORE), ("vif", NOXS), ("sysctl", NOXS)]
 
 
+OVER_STORE = {
+    "vbd": """
+                 Unknown Initialising InitWait Connected Closing Closed
+    Unknown      o       o            o        o         o       o
+    Initialising o       o            o        .         o       o
+    Initialised  o       .            o        o         o       o
+    Connected    .       .            .        o         o       .
+    Closing      o       .            o        o         o       o
+    Closed       o       o            o        .         o       o
+    """,
+    "vif": """
+                 Unknown Initialising InitWait Connected Closing Closed
+    Unknown      o       o            o        o         o       o
+    Initialising o       o            o        .         o       o
+    Connected    o       .            o        o         o       o
+    Closing      o       .            o        o         o       o
+    Closed       o       o            o        .         o       o
+    """,
+}
+OVER_NOXS = """
+                 Unknown InitWait Connected Closing Closed
+    Initialising o       o        .         o       o
+    Connected    o       o        o         o       o
+    Closing      o       o        o         o       o
+    Closed       o       o        .         o       o
+"""
+BEFORE_IT_IS_FOUND = """
+    Unknown      o       o        .         o       o
+"""
+GRIDS = {
+    ("vbd", XENSTORE): OVER_STORE["vbd"],
+    ("vif", XENSTORE): OVER_STORE["vif"],
+    ("vbd", NOXS): OVER_NOXS,
+    ("sysctl", NOXS): OVER_NOXS,
+    ("vif", NOXS): OVER_NOXS + BEFORE_IT_IS_FOUND,
+}
+"""The pairs, front ends down, back ends across, written down by hand. Why the others cannot be:
+
+- Beside a Connected back end a front end has published rings and not yet said that it closes, or says so: Initialising
+  and Closed are not there (io/xenbus.h: Initialised is "waiting for a connection from the peer"; blkback connects when
+  it sees Initialised or Connected, netback at Connected; both disconnect before they leave that state, and the front
+  end frees its pages, Closed, only when they have). Only a guest that is gone (Unknown, over the XenStore) is.
+- A front end publishes when it sees InitWait and not before, so that none with rings is beside Initialising.
+- A disk's front end over the XenStore is Connected only when its back end was (blkfront: blkfront_connect), and a
+  back end that was Connected is Closed only when the front end has said Closing or is gone.
+- No back end of these is ever Initialised, and neither end Reconfiguring or Reconfigured (pciback's).
+- Over noxs the back end is in InitWait before the device is found; there is no Initialising.
+"""
+
+
+def by_hand(grid: str) -> list[str]:
+    """The pairs of a grid, as names."""
+    head, *rows = [line.split() for line in grid.strip("\n").splitlines() if line.strip()]
+    return [f"{row[0]}/{back}" for row in rows for back, mark in zip(head, row[1:], strict=True) if mark == "o"]
+
+
 @pytest.mark.parametrize(("kind", "negotiation"), CASES)
 def test_the_pairs_met_are_those_of_the_table(
     kind: str, negotiation: Negotiation, tmp_path: Path, record_property: Callable[[str, object], None]
@@ -348,9 +410,59 @@ def test_the_pairs_met_are_those_of_the_table(
     record_property("pairs", names)
     print(f"{kind} over {negotiation.value}: {len(pairs)} pairs, {moments} moments, depth {depth}: {' '.join(names)}")
     assert pairs == allowed, (sorted(pairs - allowed), sorted(allowed - pairs))
+    assert names == sorted(by_hand(GRIDS[kind, negotiation])), "what is written down here, without the table"
     for side in (rig.guest, rig.dom0):
         side.resources.collect()
     assert rig.guest.resources.lingering == [] == rig.dom0.resources.lingering
+
+
+I, W, P, C, G, D = (  # noqa: E741
+    State.INITIALISING,
+    State.INIT_WAIT,
+    State.INITIALISED,
+    State.CONNECTED,
+    State.CLOSING,
+    State.CLOSED,
+)
+LINUX = {
+    End.BACK: [  # drivers/block/xen-blkback/xenbus.c, drivers/net/xen-netback/xenbus.c: frontend_changed
+        (D, I, W),  # both: "if (dev->state == XenbusStateClosed) xenbus_switch_state(dev, XenbusStateInitWait)"
+        (W, P, C),  # blkback: connect_ring, xen_update_blkif_status
+        (W, C, C),  # both
+        (C, C, C),  # both: "if (dev->state == XenbusStateConnected) break"
+        (C, P, C),  # blkback, the same
+        (W, G, G),  # both
+        (C, G, G),  # both
+        (G, G, G),
+        (C, D, D),  # both; netback through Closing
+        (G, D, D),
+        (D, D, D),
+        (C, State.UNKNOWN, D),  # netback: set_backend_state(Closed); then both unregister
+    ],
+    End.FRONT: [  # drivers/block/xen-blkfront.c: blkback_changed; drivers/net/xen-netfront.c: netback_changed
+        (I, I, I),  # neither does anything before InitWait
+        (P, W, P),
+        (P, P, P),
+        (P, C, C),  # blkfront_connect
+        (C, C, C),
+        (C, G, G),  # blkfront_closing, of a disk in use; then xenbus_frontend_closed
+        (C, D, G),
+        (P, G, G),
+        (G, D, D),
+        (D, G, D),  # "if (dev->state == XenbusStateClosed) break"
+        (D, D, D),
+    ],
+}
+"""(own, other, own after it): what Linux's drivers do when they see the other end's state."""
+
+
+@pytest.mark.parametrize("end", End)
+def test_the_table_is_what_linux_does(end: End) -> None:
+    for own, other, after in LINUX[end]:
+        row = states.find(end, XENSTORE, own, other, Why.SEEN)
+        assert (own if row is None else row.to) is after, (own.text, other.text)
+    for published in (P, C):  # blkfront's, netfront's
+        assert states.find(End.FRONT, XENSTORE, I, W, Why.OPEN, to=published) is not None
 
 
 def test_every_row_of_the_table_can_be_taken() -> None:
