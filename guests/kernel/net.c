@@ -80,14 +80,24 @@ static bool front_poll(void *arg, frame_handler handler)
     return any;
 }
 
+/* Back ends look for the Ethernet header in a frame's first slot, and refuse the frame that has less there. */
+static u32 split_size(bool say)
+{
+    u64 asked = option_number("split", 0), least = sizeof(struct ether);
+    u64 size = !asked ? 0 : asked < least ? least : asked > PAGE_SIZE ? PAGE_SIZE : asked;
+    if (size != asked && say)
+        printf("net: split=%lu cannot be, it is %lu: the first slot holds %lu to %lu bytes\n", asked, size, least, PAGE_SIZE);
+    return (u32)size;
+}
+
 /* Each connection is with a back end that may offer something else. */
 static void front_connected(struct netfront *n)
 {
     struct link link = {{0}, front_send, front_poll, netfront_stirred, n, false, 0, 1500};
     memcpy(link.mac, n->offer.mac, 6);
     link.blank = option("blank", NULL, 0) && !n->offer.no_csum_offload;
-    link.split = n->offer.sg ? (u32)option_number("split", 0) : 0;
     bool known = net_link.arg == n && !memcmp(net_link.mac, link.mac, 6);
+    link.split = n->offer.sg ? split_size(!known) : 0;
     net_link = link;
     if (known)
         return;

@@ -116,6 +116,20 @@ def test_daytime(way: str, options: str) -> None:
         assert host.services.reports == []
 
 
+@pytest.mark.parametrize(("asked", "size"), [("1", 14), ("13", 14), ("14", 0), ("4096", 0), ("4097", 4096)])
+def test_a_split_that_cannot_be(way: str, asked: str, size: int) -> None:
+    """A first part too small for an Ethernet header, or too large for a slot, is not used: the guest says so once, and
+    its frames arrive."""
+    with Host(128 * MIB) as host:
+        rig = Rig(host, way)
+        guest = rig.guest("daytime", f"split={asked}", vif=(MAC, IP))
+        host.run(BUDGET)
+        assert rig.ask(wire.arp_request(ME_MAC, ME, IP)) is not None
+        said = f"net: split={asked} cannot be, it is {size}: the first slot holds 14 to 4096 bytes"
+        assert guest.console.text.count(said) == guest.console.text.count("net: split=") == int(size > 0)
+        assert host.services.reports == []
+
+
 def test_daytime_ignores_what_is_broken(way: str) -> None:
     """Wrong checksums, lengths that lie, fragments, other people's frames: no answer, and no harm."""
     guest_mac = "00:16:3e:00:00:02"
