@@ -31,7 +31,7 @@ from pyvmm.hypervisor import trace
 from pyvmm.hypervisor.domain import Domain
 from pyvmm.hypervisor.native import Native
 from pyvmm.toolstack.libxc import HypercallError, Libxc
-from pyvmm.xenstore import Client, XsError
+from pyvmm.xenstore import Client, XsError, domids_of
 
 CONSOLE_REF: int = gnttab_abi.GNTTAB_RESERVED_CONSOLE
 IN, OUT = ring_abi.in_.offset, ring_abi.out.offset
@@ -156,8 +156,7 @@ class Xenconsoled:
         """Attach to consoles that are new, drain and leave those whose domain is gone."""
         if not self.client.events():
             return
-        domids = [int(name) for name in self.client.ls("/local/domain")]
-        for domid in sorted(set(domids) - self.attached.keys()):
+        for domid in sorted(set(self._domids()) - self.attached.keys()):
             if domid != self.api.domid and self.client.is_introduced(domid):
                 self._attach(domid)
         for domid in sorted(self.attached):
@@ -165,9 +164,16 @@ class Xenconsoled:
             if not self.client.is_introduced(domid):
                 self._detach(domid)
 
+    def _domids(self) -> list[int]:
+        """The domains that have a directory. Whoever may write there can make others, or remove all of them."""
+        try:
+            return domids_of(self.client.ls("/local/domain"))
+        except XsError:
+            return []
+
     def _attach(self, domid: int) -> None:
         try:
-            port = int(self.client.read(f"/local/domain/{domid}/console/port"))
+            port = self._port(domid)
             va, handle = self.xc.map_grant(domid, CONSOLE_REF)
         except (XsError, ValueError, HypercallError):
             return  # no console, or one that cannot be served
@@ -177,6 +183,14 @@ class Xenconsoled:
             self.xc.unmap_grant(va, handle)
             return
         self.attached[domid] = Attached(domid, va, handle, local, self.console_of(domid))
+
+    def _port(self, domid: int) -> int:
+        """The guest's port, as the store has it. `XsError`, `ValueError`: there is none."""
+        text = self.client.read(f"/local/domain/{domid}/console/port")
+        port = int(text)
+        if not 0 <= port <= 0xFFFF_FFFF:
+            raise ValueError(text)
+        return port
 
     def _detach(self, domid: int) -> None:
         entry = self.attached.pop(domid)

@@ -8,9 +8,12 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import stat
 from pathlib import Path
 
 SECTOR = 512
+# Not blocking, for a pipe's other end may never come; and what is opened by mistake must not become our terminal.
+OPENING = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _PUNCH_HOLE_KEEP_SIZE = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE of Linux's falloc.h
 _ZEROES = 1 << 20
 
@@ -26,10 +29,16 @@ class RawDisk:
         self.path = Path(path)
         self.readonly = readonly
         try:
-            self._fd = os.open(path, (os.O_RDONLY if readonly else os.O_RDWR) | os.O_CLOEXEC)
+            self._fd = os.open(path, (os.O_RDONLY if readonly else os.O_RDWR) | OPENING)
         except OSError as error:
             raise DiskError(f"cannot open the disk {path}: {error.strerror}") from None
+        except ValueError as error:  # a byte 0 in it, or what is no text
+            raise DiskError(f"cannot open the disk {str(path)[:60]!r}: {error}") from None
         try:
+            mode = os.fstat(self._fd).st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+                os.close(self._fd)
+                raise DiskError(f"cannot use the disk {path}: it is neither a regular file nor a block device")
             fcntl.flock(self._fd, (fcntl.LOCK_SH if readonly else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             self.sectors = os.lseek(self._fd, 0, os.SEEK_END) // SECTOR
         except OSError as error:

@@ -4,6 +4,7 @@ Facts: Xen 4.17 public/io/blkif.h."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 from pyvmm.abi.io import protocols, xenbus
@@ -17,7 +18,7 @@ PREFIXES = ("file:", "aio:", "phy:", "raw:")
 
 def config(read: Read) -> VbdConfig:
     """What the toolstack wrote to the back end's directory."""
-    path = read("params") or ""
+    path = os.fsdecode((read("params") or "").encode("latin-1"))  # the bytes of a file's name, whatever they are
     for prefix in PREFIXES:
         path = path.removeprefix(prefix)
     return VbdConfig(

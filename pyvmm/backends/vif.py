@@ -31,7 +31,7 @@ from pyvmm.backends.vif_tx import Packet, Piece, packets
 from pyvmm.errors import ConfigError
 from pyvmm.toolstack.devices import check_mac
 from pyvmm.toolstack.libxc import HypercallError
-from pyvmm.xenbus.backend import Connection, DeviceError, Features, Site
+from pyvmm.xenbus.backend import Connection, DeviceError, Features, Site, cause_of
 from pyvmm.xenbus.resources import Mapping as GrantMapping
 from pyvmm.xenbus.resources import Page, Resources
 
@@ -418,8 +418,8 @@ class Vif:
         """See `switch.Port`. A broken ring closes this device, and is no concern of who sent the frame."""
         try:
             self._serve_rx()
-        except DeviceError as error:
-            self._site.fail(str(error))
+        except Exception as error:
+            self._site.fail(cause_of(error))
 
     def _is_filtered(self, address: bytes) -> bool:
         groups = self._groups

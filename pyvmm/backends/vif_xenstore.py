@@ -57,7 +57,7 @@ def config(read: Read) -> VifConfig:
         ip=read("ip"),
         mtu=_mtu(read("mtu")),
         name=read("vifname"),
-        handle=int(handle) if handle.isascii() and handle.isdigit() else 0,
+        handle=int(handle) if handle.isascii() and handle.isdigit() and len(handle) < 10 else 0,
     )
 
 

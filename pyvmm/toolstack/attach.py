@@ -7,8 +7,6 @@ back end makes, and an entry in the guest's device page.
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from pyvmm.abi.io import xenbus
 from pyvmm.backends import sysctl_noxs
 from pyvmm.backends.vbd import VbdConfig
@@ -22,7 +20,7 @@ from pyvmm.xenbus.backend import DeviceError
 from pyvmm.xenbus.devices import Key
 from pyvmm.xenbus.noxs import PageBackends
 from pyvmm.xenbus.xenstore import StoreBackends
-from pyvmm.xenstore import Client, XsError
+from pyvmm.xenstore import Client
 
 NEGOTIATIONS = ("xenstore", "noxs")
 
@@ -77,7 +75,7 @@ class Attach:
         key = Key(kind, domid, devid)
         if key in self.pages.devices:
             (self.pages.destroy if force else self.pages.remove)(kind, domid, devid)
-        elif key in self.stores.devices and force:
+        elif key in self.stores.refused or (key in self.stores.devices and force):
             self.stores.drop(key)
             self._closed(key)
         elif key in self.stores.devices:
@@ -92,8 +90,7 @@ class Attach:
             raise ConfigError(f"d{domid} has no {kind} {devid}")
 
     def _closed(self, key: Key) -> None:
-        with suppress(XsError):
-            remove_device(self.xs, key.domid, key.kind, key.devid)
+        remove_device(self.xs, key.domid, key.kind, key.devid)
 
     def ask(self, domid: int, reason: str) -> bool:
         """Ask a guest with a sysctl device to do `reason`; false when it has none."""

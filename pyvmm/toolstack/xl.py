@@ -7,6 +7,8 @@ libxl__destroy_domid, libxl_domain_shutdown), docs/misc/xenstore-paths.
 
 from __future__ import annotations
 
+import os
+import re
 import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -16,8 +18,8 @@ from pyvmm.errors import ConfigError
 from pyvmm.toolstack.build import PAGE, Built, DomainConfig, Plan, build_domain, prepare
 from pyvmm.toolstack.design import Daemons, Listed
 from pyvmm.toolstack.libxc import HypercallError, Libxc
-from pyvmm.toolstack.xl_devices import nodes_of, remove_devices, write_device
-from pyvmm.xenstore import Client, XsError
+from pyvmm.toolstack.xl_devices import children, nodes_of, remove_devices, write_device
+from pyvmm.xenstore import Client, XsError, domids_of
 
 if TYPE_CHECKING:
     from pyvmm.backends.console import Console
@@ -40,6 +42,7 @@ OWN = (
     "error",
 )
 PLATFORM_FEATURES = ("multiprocessor-suspend", "xs_reset_watches")
+VM = re.compile(r"/vm/[0-9a-f-]{36}")
 SHUTDOWN_REASONS = ("poweroff", "reboot", "halt")
 STATES = (  # xl list's letters
     (domctl.XEN_DOMINF_running, "r"),
@@ -84,17 +87,18 @@ class Xl:
         """The domain that is to serve a device: its number, or its name's."""
         if backend.isdigit():
             return int(backend)
-        for domid in self.xs.ls("/local/domain"):
+        for domid in domids_of(children(self.xs, "/local/domain")):
             with suppress(XsError):
-                if self.xs.read(f"{domain_path(int(domid))}/name").decode() == backend:
-                    return int(domid)
+                if self.xs.read(f"{domain_path(domid)}/name") == os.fsencode(backend):
+                    return domid
         raise ConfigError(f"there is no domain called {backend} to serve a device")
 
     def destroy(self, domid: int) -> None:
         """See `Design.destroy`."""
         self.xc.domctl("pausedomain", domid)
         remove_domain(self.xs, domid)
-        self.xs.release(domid)
+        with suppress(XsError):  # somebody has told the store before
+            self.xs.release(domid)
         self.daemons.released()
         self.xc.domctl("destroydomain", domid)
         self.daemons.changed()
@@ -119,7 +123,7 @@ class Xl:
         state += ("c" if crashed else "-") + ("d" if flags & domctl.XEN_DOMINF_dying else "-")
         name = ""
         with suppress(XsError):
-            name = self.xs.read(f"{domain_path(domid)}/name").decode()
+            name = self.xs.read(f"{domain_path(domid)}/name").decode(errors="replace")
         return Listed(
             domid=domid,
             name=name,
@@ -236,18 +240,22 @@ def write_console(xs: Client, built: Built) -> None:
 
 
 def remove_domain(xs: Client, domid: int) -> None:
-    """Remove what `write_domain`, `write_console` and `write_device` wrote."""
+    """Remove what `write_domain`, `write_console` and `write_device` wrote. Others may have changed any of it since."""
     vm = ""
     with suppress(XsError):
-        vm = xs.read(f"{domain_path(domid)}/vm").decode()
+        vm = xs.read(f"{domain_path(domid)}/vm").decode("latin-1")
     remove_devices(xs, domid)
     backends = f"{domain_path(0)}/backend"
     for path in (f"{backends}/console/{domid}", vm, domain_path(domid), f"/libxl/{domid}"):
-        if path and xs.exists(path):
-            xs.rm(path)
+        if path == vm and not VM.fullmatch(path):
+            continue  # what the domain's node names is not its own
+        with suppress(XsError):
+            if xs.exists(path):
+                xs.rm(path)
     for path in (f"{backends}/console", backends):  # directories that the last one leaves empty
-        if xs.exists(path) and not xs.ls(path):
-            xs.rm(path)
+        with suppress(XsError):
+            if xs.exists(path) and not xs.ls(path):
+                xs.rm(path)
 
 
 __all__ = ["Xl", "domain_path", "remove_domain", "write_console", "write_domain"]

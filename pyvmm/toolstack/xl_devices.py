@@ -7,6 +7,7 @@ writing and removing are the same for all. Facts: Xen 4.17's tools/libs/light
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pyvmm.toolstack.devices import Device, Vbd, Vif
 from pyvmm.xenstore import Client, XsError
 
 INITIALISING = str(xenbus.XenbusStateInitialising)
+HOME = re.compile(r"/local/domain/[0-9]{1,5}")
 SCRIPTS = "/etc/xen/scripts"
 
 
@@ -136,16 +138,29 @@ def write_device(xs: Client, nodes: DeviceNodes) -> None:
 def remove_device(xs: Client, domid: int, kind: str, devid: int) -> None:
     """Remove one device that both ends have closed: its two directories and the toolstack's record."""
     private = f"/libxl/{domid}/device/{kind}/{devid}"
-    for end in ("frontend", "backend"):
-        _remove_upwards(xs, xs.read(f"{private}/{end}").decode())
-    _remove_upwards(xs, private)
+    front = f"/local/domain/{domid}/device/{kind}/{devid}"
+    with suppress(XsError):
+        _remove_upwards(xs, front)
+    with suppress(XsError):
+        _remove_upwards(xs, _backend_path(xs, domid, kind, str(devid)))
+    with suppress(XsError):
+        _remove_upwards(xs, private)
+
+
+def _backend_path(xs: Client, domid: int, kind: str, devid: str) -> str:
+    """The back end's directory of a device, by the toolstack's record of it. `XsError`: the record is none."""
+    path = xs.read(f"/libxl/{domid}/device/{kind}/{devid}/backend").decode("latin-1")
+    home, backend, device = path.partition("/backend/")
+    if not HOME.fullmatch(home) or not backend or device != f"{kind}/{domid}/{devid}":
+        raise XsError("EINVAL")
+    return path
 
 
 def _remove_upwards(xs: Client, path: str) -> None:
     """Remove a directory, and those above it that this leaves empty, up to `device` or the domain's home."""
     home = "/".join(path.split("/")[:4])
     xs.rm(path)
-    while (path := path.rpartition("/")[0]) not in (home, f"{home}/device") and not _children(xs, path):
+    while (path := path.rpartition("/")[0]) not in (home, f"{home}/device") and not children(xs, path):
         xs.rm(path)
 
 
@@ -153,17 +168,18 @@ def remove_devices(xs: Client, domid: int) -> None:
     """Remove the back ends' directories of all devices that the toolstack has recorded of this domain. The domain's
     own go with its home."""
     home = f"/libxl/{domid}/device"
-    for kind in _children(xs, home):
-        for devid in _children(xs, f"{home}/{kind}"):
+    for kind in children(xs, home):
+        for devid in children(xs, f"{home}/{kind}"):
             with suppress(XsError):
-                path = xs.read(f"{home}/{kind}/{devid}/backend").decode()
+                path = _backend_path(xs, domid, kind, devid)
                 xs.rm(path)
                 top = "/".join(path.split("/")[:4])  # the back end domain's home
-                while (path := path.rpartition("/")[0]) != top and not _children(xs, path):
+                while (path := path.rpartition("/")[0]) != top and not children(xs, path):
                     xs.rm(path)  # what the last device leaves empty goes, too
 
 
-def _children(xs: Client, path: str) -> list[str]:
+def children(xs: Client, path: str) -> list[str]:
+    """The names below a node; none when it is not there."""
     try:
         return xs.ls(path)
     except XsError:

@@ -6,12 +6,16 @@ action with its `DataPath` and enters the row's state through its `BackChannel`;
 
 What a front end writes is read once (`BackChannel.published`), checked, and then used. Whatever it gets wrong is a
 `DeviceError`: the device is closed, the cause reported once, everything held is given back, and nobody else notices.
+An exception that nobody expected (a mistake of ours) ends in the same way, and its report says what and where it was.
 """
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from pyvmm.xenbus.resources import Resources
@@ -27,6 +31,16 @@ LAST_REPORTS = 256  # that are kept: a guest that breaks its device again and ag
 
 class DeviceError(Exception):
     """This device cannot go on: the cause, for people, in one line."""
+
+
+def cause_of(error: Exception) -> str:
+    """What to report of an exception that came out of a device's work. One that is no `DeviceError` is a mistake of
+    ours: its kind and its place are needed to find it."""
+    if isinstance(error, DeviceError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}: {' '.join(str(error).split())}"
 
 
 @dataclass(frozen=True)
@@ -151,8 +165,8 @@ class Backend:
         if self.state is State.CONNECTED and not self._released:
             try:
                 self.path.serve()
-            except DeviceError as error:
-                self.fail(str(error))
+            except Exception as error:
+                self.fail(cause_of(error))
 
     def tell(self, say: Features) -> None:
         """Say something while connected (a command, a changed size)."""
@@ -175,10 +189,11 @@ class Backend:
     def release(self) -> None:
         """Without a word to the other end (its domain is gone, or we are to die): everything held goes back."""
         if not self._released:
-            self.path.stop()
-            self.path.close()
             self._released = True
-            self.channel.release()
+            with ExitStack() as every:  # each of them is done, whatever becomes of the others
+                every.callback(self.channel.release)
+                every.callback(self.path.close)
+                every.callback(self.path.stop)
 
     @property
     def closed_for_good(self) -> bool:
@@ -205,9 +220,9 @@ class Backend:
                 say = self.path.probe()
             elif row.action is Action.CONNECT:
                 say = self.path.connect(self.channel.published())
-        except DeviceError as error:
+        except Exception as error:
             self.broken |= row.action is Action.PROBE
-            self._report(str(error))
+            self._report(cause_of(error))
             failed = find(End.BACK, self.channel.negotiation, self.state, other, Why.FAILED)
             assert failed is not None
             row, say = failed, {}
@@ -228,4 +243,15 @@ class Backend:
             self._on_report(cause)
 
 
-__all__ = ["BackChannel", "Backend", "Connection", "DataPath", "DeviceError", "Driver", "Features", "Site", "Value"]
+__all__ = [
+    "BackChannel",
+    "Backend",
+    "Connection",
+    "DataPath",
+    "DeviceError",
+    "Driver",
+    "Features",
+    "Site",
+    "Value",
+    "cause_of",
+]

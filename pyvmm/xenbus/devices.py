@@ -1,6 +1,7 @@
 """The devices that one control domain serves: which there are, whom an event concerns, and letting go of them.
 
-`StoreBackends` (xenstore.py) and `PageBackends` (noxs.py) are such collections; each is one task of the domain.
+`StoreBackends` (xenstore.py) and `PageBackends` (noxs.py) are such collections; each is one task of the domain, so an
+exception in the work for one device would end that of all. `guarded` keeps it to that device.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pyvmm.xenbus.backend import LAST_REPORTS, BackChannel, Backend, Driver, Site
+from pyvmm.xenbus.backend import LAST_REPORTS, BackChannel, Backend, Driver, Site, cause_of
 from pyvmm.xenbus.resources import Resources
 from pyvmm.xenbus.states import State
 
@@ -44,15 +45,34 @@ class Devices:
         self._on_report = on_report
 
     def make(self, key: Key, driver: Driver, channel: BackChannel, config: object, state: State) -> Backend:
-        """A back end for a new device; it has not looked at anything yet."""
-        backend = Backend(
-            channel,
-            lambda fail: driver.make(Site(self.resources, key.domid, key.devid, config, fail)),
-            state=state,
-            on_report=lambda cause: self._report(Report(key, cause)),
-        )
+        """A back end for a new device; it has not looked at anything yet. On an error `channel` is let go of."""
+        try:
+            backend = Backend(
+                channel,
+                lambda fail: driver.make(Site(self.resources, key.domid, key.devid, config, fail)),
+                state=state,
+                on_report=lambda cause: self._report(Report(key, cause)),
+            )
+        except Exception:
+            channel.release()
+            raise
         self.devices[key] = backend
         return backend
+
+    def guarded(self, key: Key, work: Callable[[Key], None]) -> None:
+        """Do `work` for one device. Whatever is raised there is reported, and the device is let go of."""
+        try:
+            work(key)
+        except Exception as error:
+            self._report(Report(key, cause_of(error)))
+            self._forget(key)
+
+    def _forget(self, key: Key) -> None:
+        """Let go of a device whose state nobody can be sure of any more."""
+        try:
+            self.drop(key)
+        except Exception as error:
+            self._report(Report(key, cause_of(error)))
 
     def _report(self, report: Report) -> None:
         self.reports.append(report)
@@ -69,21 +89,25 @@ class Devices:
     def drop_domain(self, domid: int) -> None:
         """Let go of all devices of a domain."""
         for key in [key for key in self.devices if key.domid == domid]:
-            self.drop(key)
+            self.guarded(key, self.drop)
 
     def close(self) -> None:
         """The back ends die, as a daemon does that is killed: everything is let go of, nobody is told."""
         for key in list(self.devices):
-            self.drop(key)
+            self.guarded(key, self.drop)
 
     def serve(self) -> bool:
         """Take the events of all data paths and let those work that have some. Whether one had."""
         busy = False
-        for backend in list(self.devices.values()):
+        for key, backend in list(self.devices.items()):
             if self.api.take_fired(*backend.path.ports()):
-                backend.serve()
+                self.guarded(key, self._serve)
                 busy = True
         return busy
+
+    def _serve(self, key: Key) -> None:
+        if key in self.devices:
+            self.devices[key].serve()
 
     def data_ports(self) -> tuple[int, ...]:
         """The ports of all data paths."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from pyvmm.abi import errno
+from pyvmm.abi import errno, xen
 from pyvmm.xenbus.backend import Backend, Connection, DeviceError, Driver, Features
 from pyvmm.xenbus.devices import Devices, Key, Report
 from pyvmm.xenbus.resources import Resources
@@ -22,12 +22,15 @@ from pyvmm.xenbus.words import StoreWords, values
 from pyvmm.xenstore import Client, XsError
 
 LONGEST_VALUE = 256  # of a node that a front end wrote, in what we take of it
+NEW = str(int(State.INITIALISING))  # what a toolstack writes to a new device's back end's `state`
+CLOSED = str(int(State.CLOSED))
+WHOLE = 4096  # what a toolstack wrote (a disk's path) is taken as it is: a request is no longer
 
 
-def read_node(client: Client, path: str) -> str | None:
+def read_node(client: Client, path: str, most: int = LONGEST_VALUE) -> str | None:
     """A node's text, None when it is not there or not ours to read. Text beyond reason is cut off."""
     try:
-        return client.read(path)[:LONGEST_VALUE].decode("latin-1")
+        return client.read(path)[:most].decode("latin-1")
     except XsError:
         return None
 
@@ -65,9 +68,11 @@ class StoreBack:
         self.key = key
         self.back = back
         self.front = front
-        home, _, device = back.partition("/backend/")
-        self._error = f"{home}/error/backend/{device}"
-        client.watch(f"{front}/state", self.token)
+        self._error = error_path(back)
+        try:
+            client.watch(f"{front}/state", self.token)
+        except XsError:
+            raise DeviceError(f"frontend is to be a directory of the store, not {front[:60]!r}") from None
 
     @property
     def token(self) -> str:
@@ -96,14 +101,25 @@ class StoreBack:
 
     def report(self, cause: str) -> None:
         """See `BackChannel`."""
-        with suppress(XsError):
-            self.client.write(f"{self._error}/error", f"{errno.EINVAL} {cause}"[:LONGEST_VALUE])
+        write_error(self.client, self._error, cause)
 
     def release(self) -> None:
         """See `BackChannel`."""
         with suppress(XsError):
             self.client.unwatch(f"{self.front}/state", self.token)
         remove_upwards(self.client, self._error)
+
+
+def error_path(back: str) -> str:
+    """The directory in which causes of failures are left of the device with this back end's directory."""
+    home, _, device = back.partition("/backend/")
+    return f"{home}/error/backend/{device}"
+
+
+def write_error(client: Client, path: str, cause: str) -> None:
+    """Leave a cause in such a directory, where people look for it."""
+    with suppress(XsError):
+        client.write(f"{path}/error", f"{errno.EINVAL} {cause}".encode(errors="backslashreplace")[:LONGEST_VALUE])
 
 
 def remove_upwards(client: Client, path: str) -> None:
@@ -129,6 +145,7 @@ class StoreBackends(Devices):
         super().__init__(resources, on_report)
         self.client = client
         self.on_closed: Callable[[Key], None] = lambda key: None  # a removal is through: the toolstack's turn
+        self.refused: set[Key] = set()  # directories that made no device; not tried again before they are new
         self.home = f"/local/domain/{resources.api.domid}/backend"
         self.drivers = {driver.kind: driver for driver in drivers if driver.store is not None}
         for kind in self.drivers:
@@ -153,7 +170,7 @@ class StoreBackends(Devices):
                     kind, domid, devid = event.token.split()[1:]
                     concerned[Key(kind, int(domid), int(devid))] = None
             for key in concerned:
-                self.look(key)
+                self.guarded(key, self.look)
 
     def _keys(self, path: str) -> list[Key]:
         """The devices that a change at `path` below our directory may concern."""
@@ -190,6 +207,14 @@ class StoreBackends(Devices):
         if state is None:
             self.drop(key)
             return
+        is_new = state == NEW
+        if key in self.refused and not is_new:
+            if state != CLOSED:  # whoever wants it removed waits for that
+                say(self.client, back, (), State.CLOSED)
+            return
+        self.refused.discard(key)
+        if is_new and key in self.devices and self.devices[key].state is not State.INITIALISING:
+            self.drop(key)  # the toolstack has made the directories again
         backend = self.devices.get(key) or self._found(key, back)
         if backend is None:
             return
@@ -208,9 +233,27 @@ class StoreBackends(Devices):
         if read_node(self.client, f"{back}/online") == "0" and read_state(self.client, back) is State.CLOSED:
             return None  # removed already; the toolstack will take its directory away
         assert driver.store is not None
-        config = driver.store.config(lambda name: read_node(self.client, f"{back}/{name}"))
+        if key.domid >= xen.DOMID_FIRST_RESERVED:
+            raise DeviceError(f"there can be no domain {key.domid}")
+        config = driver.store.config(lambda name: read_node(self.client, f"{back}/{name}", WHOLE))
         channel = StoreBack(self.client, driver.store, key, back, front)
         return self.make(key, driver, channel, config, State.INITIALISING)
+
+    def drop(self, key: Key) -> None:
+        """See `Devices`; a new directory of that name is a new device."""
+        if key in self.refused:
+            self.refused.discard(key)
+            remove_upwards(self.client, error_path(self.path(key)))
+        super().drop(key)
+
+    def _forget(self, key: Key) -> None:
+        """See `Devices`. The directory stays as it is, closed, with the cause beside it, until it is new."""
+        super()._forget(key)
+        self.refused.add(key)
+        back = self.path(key)
+        write_error(self.client, error_path(back), self.reports[-1].cause)
+        with suppress(XsError):
+            say(self.client, back, (), State.CLOSED)
 
     # -- the task
 
@@ -234,7 +277,9 @@ class StoreBackends(Devices):
 
 def _key(kind: str, domid: str, devid: str) -> Key | None:
     if all(part.isascii() and part.isdigit() and len(part) < 11 for part in (domid, devid)):
-        return Key(kind, int(domid), int(devid))
+        key = Key(kind, int(domid), int(devid))
+        if (str(key.domid), str(key.devid)) == (domid, devid):  # no device is called 007
+            return key
     return None
 
 

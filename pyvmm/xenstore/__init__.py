@@ -18,6 +18,7 @@ of all concerned.
 from .connection import Connection
 from .effects import Effects, NoEffects
 from .inprocess import Client, Event
+from .paths import domids_of
 from .quota import Limits
 from .ring import GuestRing, Ring
 from .store import Observer, Settings, Statistics, Store
@@ -43,4 +44,5 @@ __all__ = [
     "Statistics",
     "Store",
     "XsError",
+    "domids_of",
 ]

@@ -9,7 +9,10 @@ never come here.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
+
+from pyvmm.abi.xen import DOMID_FIRST_RESERVED
 
 from .wire import ABS_PATH_MAX, XsError
 
@@ -22,6 +25,12 @@ _DOMAIN_PREFIX = re.compile(r"/local/domain/[0-9]{1,5}/", re.ASCII)
 def domain_path(domid: int) -> str:
     """A domain's own directory, which its relative paths start from (GET_DOMAIN_PATH)."""
     return f"/local/domain/{domid}"
+
+
+def domids_of(names: Iterable[str]) -> list[int]:
+    """The domains among the children of /local/domain: anybody who may write there can make a node of any name."""
+    found = [int(name) for name in names if len(name) < 6 and name.isascii() and name.isdigit()]
+    return sorted({domid for domid in found if domid < DOMID_FIRST_RESERVED})
 
 
 def absolute(raw: bytes, base: str) -> str:
