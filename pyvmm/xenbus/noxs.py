@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,13 +72,13 @@ class PageBack:
         self.resources = resources
         self.words = words
         self.key = key
-        self.memory = resources.page()
-        try:
+        with ExitStack() as undo:
+            self.memory = resources.page()
+            undo.callback(resources.free, self.memory)
             self.port = resources.xc.alloc_unbound(xen.DOMID_SELF, key.domid)
+            undo.callback(resources.xc.close_port, self.port)
             self.ref = resources.grant(key.domid, self.memory)
-        except HypercallError:
-            resources.free(self.memory)
-            raise
+            undo.pop_all()
         self.page = ControlPage(resources, self.memory.va)
         self.page.set_word(DEVID, key.devid)
         self.page.set_word(FE_STATE, words.fe_state)
@@ -157,7 +157,7 @@ class PageBackends(Devices):
             comm = {"grant": channel.ref, "evtchn": channel.port}
             dev = {"type": driver.page.type, "id": devid, "be_id": self.api.domid, "comm": comm}
             devctl(self.resources.xc, "dev_add", domid, dev_add={"dev": dev})
-        except (HypercallError, DeviceError):
+        except Exception:
             self.drop(key)
             raise
         return channel
@@ -188,7 +188,9 @@ class PageBackends(Devices):
         super().drop(key)
 
     def _step(self, key: Key) -> None:
-        backend = self.devices[key]
+        backend = self.devices.get(key)
+        if backend is None:
+            return
         backend.run()
         if backend.closed_for_good:
             self.drop(key)
@@ -203,7 +205,7 @@ class PageBackends(Devices):
         """Look at the devices whose control ports have fired."""
         for key, channel in self.channels():
             if self.api.take_fired(channel.port):
-                self._step(key)
+                self.guarded(key, self._step)
 
     def _due(self) -> bool:
         return self.api.fired(*(channel.port for _, channel in self.channels()), *self.data_ports())
