@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -62,8 +63,8 @@ DEFAULT_HOST_MEMORY = 512 * MIB
 DEFAULT_GUEST_MEMORY = 128 * MIB
 LARGEST_MEMORY = 60 << 30
 SMALLEST_MEMORY = 16 * MIB
-READ_SIZE = 16 * MIB  # of a file at a time: one without an end must not take all memory first
-LARGEST_FILE = 1024 * MIB  # of a kernel or ramdisk; what has no end (/dev/zero) is refused too
+READ_SIZE = 16 * MIB  # of a file at a time: one that grows must not take all memory first
+LARGEST_FILE = 1024 * MIB  # of a kernel or ramdisk
 HOST_RESERVE = 32 * MIB
 
 _DETERMINISTIC = uuid.UUID("7c2f9a4e-5b0d-5d52-9a41-5f0c6d1f7a10")  # namespace of domains' UUIDs
@@ -347,7 +348,8 @@ class Host:
         return self._services
 
     def _console(self, domid: int) -> Console:
-        return next(domain.console for domain in self.domains if domain.domid == domid)
+        """The console of a domain; one that nobody reads for a domain that is no guest of ours."""
+        return next((domain.console for domain in self.domains if domain.domid == domid), None) or Console()
 
     @property
     def toolstack(self) -> Design:
@@ -573,7 +575,10 @@ def _utf8(text: str) -> str:
 
 def _read(path: Path, what: str) -> bytes:
     try:
-        with path.open("rb") as file:
+        # Not blocking, for the other end of a named pipe may never come.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ImageError(f"cannot read the {what} {path}: it is no regular file")
             chunks: list[bytes] = []
             while (chunk := file.read(READ_SIZE)) and len(chunks) * READ_SIZE <= LARGEST_FILE:
                 chunks.append(chunk)

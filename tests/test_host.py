@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import io
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -237,6 +238,17 @@ def test_bad_requests_are_refused_and_leave_nothing(
                 host.create(**arguments)  # type: ignore[arg-type]
             assert leave(host) == before
         assert isinstance(caught.value, PyvmmError) and "\n" not in str(caught.value)
+
+
+def test_kernels_and_ramdisks_are_regular_files(tmp_path: Path) -> None:
+    """A pipe that nobody writes to is not waited for."""
+    os.mkfifo(tmp_path / "pipe")
+    with Host(64 * MIB) as host:
+        for path in (tmp_path / "pipe", tmp_path, "/dev/zero"):
+            with pytest.raises(ImageError, match="no regular file|Is a directory"):
+                host.create(path)
+            with pytest.raises(ImageError, match="no regular file|Is a directory"):
+                host.create("hello", ramdisk=path)
 
 
 @pytest.mark.parametrize("memory", [0, MIB, 17 * MIB + 1, 64 << 30])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -434,6 +435,32 @@ def test_an_image_has_one_writer_or_many_readers(image: Path) -> None:
     with pytest.raises(DiskError, match="in use"):
         RawDisk(image, readonly=True)
     writer.close()
+
+
+@pytest.mark.parametrize("readonly", [True, False])
+def test_only_files_and_block_devices_are_disks(tmp_path: Path, readonly: bool) -> None:
+    """Nothing else is read, or waited for."""
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        for path in (tmp_path / "pipe", tmp_path / "socket", tmp_path, "/dev/zero", "/dev/tty", tmp_path / "a\0b"):
+            with pytest.raises(DiskError) as caught:
+                RawDisk(path, readonly=readonly)
+            assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(DiskError, match="neither a regular file nor a block device"):
+        RawDisk("/dev/zero", readonly=readonly)
+
+
+@pytest.mark.parametrize("name", ["d" * 200 + "/" + "e" * 200, "\u00e9\u4e2d", "\udcff"])
+def test_a_disk_may_have_any_name_that_a_file_can_have(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(bytes(4096))
+    rig = Rig(VBD)
+    rig.add_to_store("vbd", DEVID, params=str(path), mode="r")
+    rig.settle()
+    (backend,) = rig.over_store.devices.values()
+    assert rig.reports == [] and backend.state is State.INIT_WAIT
 
 
 BAD_NODES = {
