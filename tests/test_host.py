@@ -245,9 +245,9 @@ def test_kernels_and_ramdisks_are_regular_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with Host(64 * MIB) as host:
         for path in (tmp_path / "pipe", tmp_path, "/dev/zero"):
-            with pytest.raises(ImageError, match="no regular file|Is a directory"):
+            with pytest.raises(ImageError, match=r"no regular file|Is a directory"):
                 host.create(path)
-            with pytest.raises(ImageError, match="no regular file|Is a directory"):
+            with pytest.raises(ImageError, match=r"no regular file|Is a directory"):
                 host.create("hello", ramdisk=path)
 
 
