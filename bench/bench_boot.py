@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench import engine
 from pyvmm import images
 from pyvmm.host import Host
 from tests.oracle import xen
@@ -106,6 +107,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("-n", type=int, default=5, help="runs of each")
     options = parser.parse_args()
+    engine.tell()
     results = first_line(options.n)
     results["create + boot + destroy of hello, ms"] = create_and_boot(options.n * 2)
     results["domain switch, us"] = switch()

@@ -23,6 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench import engine
 from bench.bench_machine import LONG, best, code, plain
 from pyvmm.compare import DESIGNS, Control
 
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("--designs", default=",".join(DESIGNS))
     parser.add_argument("-n", type=int, default=100, help="guests of each design")
     options = parser.parse_args()
+    engine.tell()
     results = {design: creations(design, options.guest, options.n) for design in options.designs.split(",")}
     if options.json:
         print(json.dumps(results, indent=2))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench import engine
 from pyvmm.abi import event_channel as ec
 from pyvmm.abi import sched, vcpu, xen
 from pyvmm.machine import Reg
@@ -122,6 +123,7 @@ def main() -> None:
     parser.add_argument("--engine", default="auto", choices=("auto", "fast", "pure"))
     parser.add_argument("--case", help="only those whose name contains this")
     options = parser.parse_args()
+    engine.tell()
     results = {name: measure(name, options.engine) for name in CASES if (options.case or "") in name}
     if options.json:
         print(json.dumps({"unit": "us", **results}, indent=2))

@@ -19,6 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench import engine
 from pyvmm.abi.io.ring import sring
 from pyvmm.backends.vif import VifConfig
 from pyvmm.host import Domain, Host
@@ -146,6 +147,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--count", type=int, default=400, help="datagrams of the longer run of guests (default 400)")
     options = parser.parse_args()
+    engine.tell()
     results = measure(options.count, lambda text: None if options.json else print(f"  {text} ...", file=sys.stderr))
     if options.json:
         print(json.dumps(results, indent=1))
