@@ -8,16 +8,20 @@ Facts: xl-disk-configuration(5), xl-network-configuration(5), xen-vbd-interface(
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import uuid
 from dataclasses import dataclass
 from typing import ClassVar
+
+from pyvmm.errors import cut
 
 XEN_OUI = "00:16:3e"
 DEFAULT_BRIDGE = "xenbr0"
 DEFAULT_MTU = 1500
 
 EXTENDED = 1 << 28
+MOST_DIGITS = 40  # of a number that is looked at; no number of a device has as many
 PREFIXES = {  # name of a disk: (major number, bits of the number of the partition, first disk, number of disks)
     "xvd": ((202, 4, 0, 16),),
     "sd": ((8, 4, 0, 16),),
@@ -84,19 +88,33 @@ class Vbd:
 Device = Vif | Vbd
 
 
+TEXT_MAX = 2048  # bytes of a name or path that is written to the store: a node holds no more
+
+
+def check_device(device: Device) -> None:
+    """`ValueError` for a device that no back end here can serve as it is asked to be."""
+    if isinstance(device, Vbd) and device.format not in ("", "raw"):
+        raise ValueError(f"a raw image, not {cut(device.format)}: only raw images are served")
+    for name, value in vars(device).items():
+        if isinstance(value, str) and len(os.fsencode(value)) > TEXT_MAX:
+            raise ValueError(f"a {name} of at most {TEXT_MAX} bytes")
+
+
 def vdev_number(vdev: str) -> int:
     """xen-vbd-interface(7)'s number for a name (xvda, xvdb3, sda1, hdc, d5p2) or a number as text. `ValueError`."""
     if re.fullmatch(r"0[xX][0-9a-fA-F]+|[0-9]+", vdev):
+        if re.fullmatch(r"0[0-9]*[89][0-9]*", vdev) or len(vdev) > MOST_DIGITS:
+            raise ValueError(f"a number of a disk, not {cut(vdev)}")
         number = int(vdev, 8 if re.fullmatch(r"0[0-7]+", vdev) else 0)
         if number >= 2 << 28:
             raise ValueError(f"a number of a disk, not {vdev}")
         return number
-    if m := re.fullmatch(r"d(\d+)(?:p(\d+))?", vdev):
+    if m := re.fullmatch(r"d([0-9]{1,12})(?:p([0-9]{1,12}))?", vdev):
         prefix, disk, partition = "xvd", int(m[1]), int(m[2] or 0)
-    elif m := re.fullmatch(r"(xvd|sd|hd)([a-z]{1,4})(\d*)", vdev):
+    elif m := re.fullmatch(r"(xvd|sd|hd)([a-z]{1,4})([0-9]{0,12})", vdev):
         prefix, disk, partition = m[1], _letters(m[2]), int(m[3] or 0)
     else:
-        raise ValueError(f"the name of a disk like xvda, not {vdev}")
+        raise ValueError(f"the name of a disk like xvda, not {cut(vdev)}")
     for major, bits, first, count in PREFIXES[prefix]:
         if first <= disk < first + count and partition < 1 << bits:
             return major << 8 | (disk - first) << bits | partition
@@ -116,11 +134,11 @@ def _letters(text: str) -> int:
 def check_mac(text: str) -> str:
     """The address in lower case. `ValueError` when it is none."""
     if not re.fullmatch(r"(?:[0-9a-fA-F]{1,2}:){5}[0-9a-fA-F]{1,2}", text):
-        raise ValueError(f"a MAC address like 00:16:3e:00:00:01, not {text}")
+        raise ValueError(f"a MAC address like 00:16:3e:00:00:01, not {cut(text)}")
     octets = [int(octet, 16) for octet in text.split(":")]
     if octets[0] & 1:
         raise ValueError(f"a MAC address of one station, not the multicast address {text}")
     return ":".join(f"{octet:02x}" for octet in octets)
 
 
-__all__ = ["Device", "Vbd", "Vif", "check_mac", "vdev_number"]
+__all__ = ["Device", "Vbd", "Vif", "check_device", "check_mac", "vdev_number"]

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyvmm.errors import ConfigError
-from pyvmm.toolstack.config import GuestConfig, read
+from pyvmm.toolstack.config import GuestConfig, parse
 from pyvmm.toolstack.devices import Vbd
 
 from .dom0_native import Dom0
@@ -56,7 +56,7 @@ def described(guest: GuestConfig, files: bool) -> str:
 def python_says(text: str) -> tuple[bool, str]:
     """The oracle's answer."""
     try:
-        return True, described(read(text, "f.cfg").guest, '"file"' in text)
+        return True, described(parse(text, "f.cfg").guest, '"file"' in text)
     except ConfigError as error:
         return False, str(error)
 

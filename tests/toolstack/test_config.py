@@ -194,6 +194,75 @@ def test_mistakes(text: str, message: str) -> None:
     assert found == message or (message.endswith(", ") and found.startswith(message))
 
 
+MANY = "9" * 5000
+WHERE = {  # a place for a number: its beginning
+    f"memory = {MANY}": "3: memory: expected a whole number of MiB from 1 to 16777216, not 999",
+    f"memory = '{MANY}'": "3: memory: expected a whole number of MiB from 1 to 16777216, not",
+    f"memory = 0x{MANY}": "3: memory: expected a whole number",
+    f"name = {MANY}x": "3: expected a number or a string in quotes, not 999",
+    f"vif = ['devid={MANY}']": '3: vif "devid=999',
+    f"vif = ['devid={'0' * 5000}1']": '3: vif "devid=000',
+    f"vif = ['mtu={MANY}']": '3: vif "mtu=999',
+    f"vif = ['mac={MANY}']": '3: vif "mac=999',
+    f"vif = ['{MANY}']": '3: vif "999',
+    f"disk = ['/a,,{MANY}']": '3: disk "/a,,999',
+    f"disk = ['/a,,d{MANY}']": '3: disk "/a,,d999',
+    f"disk = ['/a,,xvda{MANY}']": '3: disk "/a,,xvda999',
+    "disk = ['/a,,09']": '3: disk "/a,,09": expected a number of a disk, not 09',
+    f"{MANY}": "3: expected the name of a setting, not 999",
+}
+
+
+@pytest.mark.parametrize("text", WHERE, ids=lambda text: text[:20])
+def test_long_numbers_are_mistakes_of_one_short_line(text: str) -> None:
+    message = mistake(text)
+    assert message.startswith(WHERE[text]) and len(message) < 250, message
+    assert "digits" not in message
+
+
+@pytest.mark.parametrize("key", ["memory", "vcpus", "name", "address_size"])
+def test_long_numbers_in_json(key: str) -> None:
+    members = {"name": '"a"', "kernel": '"k"', key: MANY}
+    text = "{" + ",".join(f'"{name}": {value}' for name, value in members.items()) + "}"
+    message = mistake(text, base="")
+    assert message.startswith(f"1: {key}: expected") and len(message) < 200, message
+
+
+def test_what_a_message_repeats_stays_on_its_line() -> None:
+    assert mistake('name = "a\\nb"') == '3: name: expected name = "NAME", without a slash, not "a\\nb"'
+    assert "\n" not in read(BASE + "vif=['']", "f").guest.name
+    loaded = read('{"name": "a", "kernel": "k", "x\\ny": 1}', "f")
+    assert loaded.warnings == ("f:1: x\\ny: is not known, and is ignored",)
+
+
+@pytest.mark.parametrize("form", ["qcow", "qcow2", "vhd", "qed"])
+def test_only_raw_images_are_served(form: str) -> None:
+    for text in (f"/a,{form},xvda,rw", f"{form}:/a,xvda,rw", f"target=/a, format={form}"):
+        text = text if "xvda" in text else f"vdev=xvda, format={form}, target=/a"
+        assert mistake(f"disk = [\n'{text}']") == (
+            f"4: disk xvda: expected a raw image, not {form}: only raw images are served"
+        )
+    assert guest("disk = ['/a,,xvda,rw', 'raw:/b,xvdb,r']").devices == (
+        Vbd(target="/a", vdev="xvda"),
+        Vbd(target="/b", vdev="xvdb", readonly=True),
+    )
+
+
+def test_the_lines_of_settings_and_devices() -> None:
+    found = guest("\ndisk = ['/a,,xvda',\n'/b,,xvdb']\nextra='x'\nvif=['']")
+    assert [found.where(about) for about in ("kernel", "disk xvdb", "cmdline", "vif 0", "memory")] == [
+        "f.cfg:2", "f.cfg:5", "f.cfg:6", "f.cfg:7", "f.cfg",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("ip", ["999.1.1.1", "10.0.0", "x", "::1", "10.0.0.1 10.0.0.2"])
+def test_addresses_in_chaos_files(ip: str) -> None:
+    text = json.dumps({"name": "a", "kernel": "k", "vifs": [{"ip": ip}]})
+    assert mistake(text, base="") == f'1: vifs[0].ip: expected an IPv4 address like 10.0.0.2, not "{ip}"'
+    for good in ("10.0.0.1", "10.0.0.1/24"):
+        assert read(text.replace(ip, good), "f").guest.devices[0] == Vif(0, ip=good)
+
+
 def test_what_must_be_there() -> None:
     assert mistake("memory = 3\n", base="") == '2: name is missing: expected name = "NAME", without a slash'
     assert mistake('name = "a"\nbootloader = "pygrub"', base="").startswith("2: kernel is missing: expected kernel =")

@@ -14,6 +14,7 @@ from pyvmm.errors import ConfigError
 
 from . import chaos, xlcfg
 from .guest import Action, Actions, GuestConfig, Loaded
+from .limits import check
 
 MAX_SIZE = 1 << 20  # bytes: a configuration is a page of text; a disk image given by mistake is not read
 
@@ -37,9 +38,16 @@ def load(path: str | Path) -> Loaded:
 
 def read(text: str, file: str) -> Loaded:
     """The same for a text; `file` is what messages call it."""
+    loaded = parse(text, file)
+    check(loaded.guest)
+    return loaded
+
+
+def parse(text: str, file: str) -> Loaded:
+    """What a text says, whether it can be had on this host or not. `ConfigError`."""
     if text.lstrip()[:1] == "{":
         return chaos.read(text, file)
     return xlcfg.read(text, file)
 
 
-__all__ = ["Action", "Actions", "GuestConfig", "Loaded", "load", "read"]
+__all__ = ["Action", "Actions", "GuestConfig", "Loaded", "load", "parse", "read"]

@@ -8,6 +8,8 @@ that ends is destroyed, for chaos restarts nothing.
 
 from __future__ import annotations
 
+from ipaddress import IPv4Interface
+
 from pyvmm.errors import ConfigError
 from pyvmm.toolstack.devices import DEFAULT_BRIDGE, Device, Vbd, Vif, check_mac, vdev_number
 
@@ -32,6 +34,7 @@ def read(text: str, file: str) -> Loaded:
         raise settings.error("kernel", "the name of a file")
     memory = (settings.number("memory", 1, MAX_MIB, " of MiB") or DEFAULT_MEMORY // MIB) * MIB
     vcpus = _vcpus(settings)
+    devices = _vbds(settings) + _vifs(settings)
     if settings.number("address_size", 32, 64) not in (None, 64):
         raise settings.error("address_size", "64: this host has no 32-bit guests")
     guest = GuestConfig(
@@ -44,10 +47,14 @@ def read(text: str, file: str) -> Loaded:
         maxvcpus=vcpus,
         cmdline=settings.text("cmdline") or "",
         actions=_actions(settings),
-        devices=tuple(_vbds(settings) + _vifs(settings)),
+        devices=tuple(device for device, _ in devices),
         paused=settings.flag("paused") or False,
         design=_design(settings),
         source=file,
+        lines={
+            **{key: value.line for key, value in values.items()},
+            **{device.label: line for device, line in devices},
+        },
     )
     settings.finish()
     return Loaded(guest, settings.noted())
@@ -91,8 +98,8 @@ def _members(settings: Settings, key: str) -> list[Settings]:
     return [settings.object(f"{key}[{i}]", value) for i, value in enumerate(values)]
 
 
-def _vifs(settings: Settings) -> list[Device]:
-    found: list[Device] = []
+def _vifs(settings: Settings) -> list[tuple[Device, int]]:
+    found: list[tuple[Device, int]] = []
     for index, inner in enumerate(_members(settings, "vifs")):
         mac = inner.text("mac")
         try:
@@ -100,13 +107,18 @@ def _vifs(settings: Settings) -> list[Device]:
         except ValueError:
             raise inner.error("mac", "a MAC address like 00:16:3e:00:00:01") from None
         bridge = inner.text("bridge") or DEFAULT_BRIDGE
-        found.append(Vif(devid=index, mac=address, bridge=bridge, ip=inner.text("ip") or None))
+        ip = inner.text("ip") or None
+        try:
+            IPv4Interface(ip or "0.0.0.0")
+        except ValueError:
+            raise inner.error("ip", "an IPv4 address like 10.0.0.2") from None
+        found.append((Vif(devid=index, mac=address, bridge=bridge, ip=ip), inner.last_line))
         inner.finish()
     return found
 
 
-def _vbds(settings: Settings) -> list[Device]:
-    found: list[Device] = []
+def _vbds(settings: Settings) -> list[tuple[Device, int]]:
+    found: list[tuple[Device, int]] = []
     for inner in _members(settings, "vbds"):
         target, vdev = inner.text("target"), inner.text("vdev")
         if not target:
@@ -115,12 +127,12 @@ def _vbds(settings: Settings) -> list[Device]:
             number = vdev_number(vdev or "")
         except ValueError:
             raise inner.error("vdev", "the name of a disk like xvda") from None
-        if any(disk.devid == number for disk in found):
+        if any(disk.devid == number for disk, _ in found):
             raise ConfigError(f"{inner.file}:{inner.last_line}: {inner.prefix}vdev: expected a disk of its own")
         kind = inner.choice("type", ("phy", "file"))
         access = inner.choice("access", ("r", "w"))
-        found.append(
-            Vbd(target=target, vdev=vdev or "", readonly=access == "r", backendtype="phy" if kind == "phy" else None)
-        )
+        backendtype = "phy" if kind == "phy" else None
+        disk = Vbd(target=target, vdev=vdev or "", readonly=access == "r", backendtype=backendtype)
+        found.append((disk, inner.last_line))
         inner.finish()
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -49,6 +50,13 @@ class GuestConfig:
     paused: bool = False
     design: str | None = None
     source: str = ""
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
+    """On which line of `source` a setting stands, or (by its label) a device."""
+
+    def where(self, about: str) -> str:
+        """File and line of a setting or a device, for messages; the file alone when it is not there."""
+        line = self.lines.get(about)
+        return self.source if line is None else f"{self.source}:{line}"
 
 
 @dataclass(frozen=True)

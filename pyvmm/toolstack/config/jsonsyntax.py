@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from json import JSONDecodeError, JSONDecoder
 
-from pyvmm.errors import ConfigError
+from pyvmm.errors import ConfigError, cut
+from pyvmm.toolstack.devices import MOST_DIGITS
 
 from .settings import Value
 
@@ -66,7 +67,7 @@ class _Parser:
             return Value(self._string(), line)
         if m := NUMBER.match(self.text, self.at):
             self.at = m.end()
-            return Value(float(m[0]) if m[1] or m[2] else int(m[0][:4000]), line)
+            return Value(float(m[0]) if m[1] or m[2] else int(m[0][: MOST_DIGITS + 2]), line)
         m = WORD.match(self.text, self.at)
         if m and m[0] in WORDS:
             self.at = m.end()
@@ -94,10 +95,10 @@ class _Parser:
             start = self._line()
             name = self._string()
             if name in members:
-                raise ConfigError(f"{self.file}:{start}: expected {name} once, it is there twice")
+                raise ConfigError(f"{self.file}:{start}: expected {cut(name)} once, it is there twice")
             self._skip()
             if self._peek() != ":":
-                raise self._fail(f": after {name}")
+                raise self._fail(f": after {cut(name)}")
             self.at += 1
             self._skip()
             members[name] = self._value(depth + 1)

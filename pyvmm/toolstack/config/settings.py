@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pyvmm.errors import ConfigError
+from pyvmm.errors import ConfigError, cut, one_line
+from pyvmm.toolstack.devices import MOST_DIGITS
 
 
 class Value(NamedTuple):
@@ -34,11 +35,14 @@ def describe(value: Value) -> str:
         return {None: "null", True: "true", False: "false"}[data]
     if isinstance(data, str) and value.quoted:
         return f'"{data if len(data) <= 40 else data[:37] + "..."}"'
-    return str(data)
+    return cut(str(data))
 
 
 def to_number(text: str) -> int | None:
-    """C's strtoul with base 0: decimal, 0x hexadecimal, 0 octal; None when it is no number."""
+    """C's strtoul with base 0: decimal, 0x hexadecimal, 0 octal; None when it is no number, or
+    one so long that nothing can be meant by it."""
+    if len(text) > MOST_DIGITS:
+        return None
     if re.fullmatch(r"0[xX][0-9a-fA-F]+", text):
         return int(text, 16)
     if re.fullmatch(r"0[0-7]*", text):
@@ -67,7 +71,7 @@ class Settings:
     def warn(self, key: str, text: str) -> None:
         """Note something about a key that is no mistake."""
         line = self.values[key].line
-        self.warnings.append((line, f"{self.file}:{line}: {self.prefix}{key}: {text}"))
+        self.warnings.append((line, f"{self.file}:{line}: {self.prefix}{one_line(cut(key))}: {text}"))
 
     def noted(self) -> tuple[str, ...]:
         """All warnings, by line."""
@@ -85,6 +89,8 @@ class Settings:
         if value is None:
             return None
         if isinstance(value.data, int | float) and not isinstance(value.data, bool):
+            if len(str(value.data)) > MOST_DIGITS:
+                raise self.error(key, expected)
             return str(value.data)
         if not isinstance(value.data, str):
             raise self.error(key, expected)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from pyvmm.errors import cut
 from pyvmm.toolstack.devices import DEFAULT_BRIDGE, Vbd, Vif, check_mac, vdev_number
 
 FORMATS = ("raw", "qcow", "qcow2", "vhd", "qed")
@@ -26,7 +27,7 @@ DISK_FLAGS = {  # flag: (key, value)
 OLD_PREFIX = re.compile(r"(raw|qcow2?|vhd|qed|phy|file|aio|tap2?|tapdisk):")
 VIF_KEYS = ("mac", "bridge", "ip", "script", "vifname", "mtu", "rate", "backend", "devid")
 VIF_OTHERS = ("model", "type", "gatewaydev", "netdev", "accel", "queues")  # of emulated cards, or of Linux's scripts
-RATE = re.compile(r"\d+(?:GB|MB|KB|B|Gb|Mb|Kb|b)/s(?:@\d+(?:ms|us|s)?)?")
+RATE = re.compile(r"[0-9]{1,20}(?:GB|MB|KB|B|Gb|Mb|Kb|b)/s(?:@[0-9]{1,20}(?:ms|us|s)?)?")
 
 
 def parse_disk(text: str) -> Vbd:
@@ -46,7 +47,7 @@ def parse_disk(text: str) -> Vbd:
         key = key.strip()
         if equals and re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", key):
             if key not in DISK_KEYS:
-                raise ValueError(f"one of {', '.join(DISK_KEYS)}, not {key}")
+                raise ValueError(f"one of {', '.join(DISK_KEYS)}, not {cut(key)}")
             _set(found, key, value.strip())
         elif part.strip() in DISK_FLAGS:
             _set(found, *DISK_FLAGS[part.strip()])
@@ -55,7 +56,7 @@ def parse_disk(text: str) -> Vbd:
                 position += 1
             if position == len(POSITIONS):
                 raise ValueError(
-                    f"no more than {len(POSITIONS)} positional parameters, not {part.strip()!r} after them"
+                    f"no more than {len(POSITIONS)} positional parameters, not {cut(part.strip())!r} after them"
                 )
             value = part.strip()
             if POSITIONS[position] == "target" and (m := OLD_PREFIX.match(value)):
@@ -100,7 +101,7 @@ def _disk(found: dict[str, str]) -> Vbd:
 def _one_of(found: dict[str, str], key: str, words: tuple[str, ...]) -> str:
     value = found.get(key, "")
     if value not in words:
-        raise ValueError(f"{key} {', '.join(word for word in words if word)}, not {value}")
+        raise ValueError(f"{key} {', '.join(word for word in words if word)}, not {cut(value)}")
     return value
 
 
@@ -118,10 +119,10 @@ def parse_vif(text: str, index: int) -> Vif:
         elif equals and key in VIF_KEYS:
             _set(found, key, value)
         elif not equals or key not in VIF_OTHERS:
-            raise ValueError(f"one of {', '.join(VIF_KEYS)} with a value, not {part.strip()}")
+            raise ValueError(f"one of {', '.join(VIF_KEYS)} with a value, not {cut(part.strip())}")
     rate = found.get("rate")
     if rate is not None and not RATE.fullmatch(rate):
-        raise ValueError(f"a rate like 10Mb/s or 1MB/s@20ms, not {rate}")
+        raise ValueError(f"a rate like 10Mb/s or 1MB/s@20ms, not {cut(rate)}")
     mtu = found.get("mtu")
     return Vif(
         devid=_whole(found["devid"], "a devid", 0, 0xFFFF) if "devid" in found else index,
@@ -138,6 +139,6 @@ def parse_vif(text: str, index: int) -> Vif:
 
 
 def _whole(text: str, what: str, low: int, high: int) -> int:
-    if not text.isascii() or not text.isdigit() or not low <= int(text[:12]) <= high:
-        raise ValueError(f"{what} from {low} to {high}, not {text}")
+    if not text.isascii() or not text.isdigit() or len(text) > 12 or not low <= int(text) <= high:
+        raise ValueError(f"{what} from {low} to {high}, not {cut(text)}")
     return int(text)

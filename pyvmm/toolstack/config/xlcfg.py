@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 
-from pyvmm.errors import ConfigError
+from pyvmm.errors import ConfigError, cut
 from pyvmm.toolstack.devices import Device
 
 from . import xlsyntax
@@ -52,6 +52,11 @@ def read(text: str, file: str) -> Loaded:
         raise settings.error("kernel", 'kernel = "FILE": this host starts kernels, not boot loaders')
     memory, maxmem = _memory(settings)
     vcpus, maxvcpus = _vcpus(settings)
+    devices = _devices(settings)
+    lines = {key: value.line for key, value in values.items()}
+    if "cmdline" not in lines and (parts := lines.keys() & {"extra", "root"}):
+        lines["cmdline"] = max(lines[key] for key in parts)
+    lines |= {device.label: line for device, line in devices}
     guest = GuestConfig(
         name=name,
         kernel=kernel,
@@ -63,8 +68,9 @@ def read(text: str, file: str) -> Loaded:
         cmdline=_cmdline(settings),
         uuid=_uuid(settings),
         actions=_actions(settings),
-        devices=_devices(settings),
+        devices=tuple(device for device, _ in devices),
         source=file,
+        lines=lines,
     )
     settings.finish(WITHOUT_EFFECT)
     return Loaded(guest, settings.noted())
@@ -133,22 +139,23 @@ def _actions(settings: Settings) -> Actions:
     return Actions(**found)
 
 
-def _devices(settings: Settings) -> tuple[Device, ...]:
-    found: list[Device] = []
+def _devices(settings: Settings) -> list[tuple[Device, int]]:
+    """Devices, and the line of each."""
+    found: list[tuple[Device, int]] = []
     for value in settings.list("disk", "a list of strings like '/path/to/image,raw,xvda,rw'"):
-        found.append(_spec(settings, "disk", value, found, 0))
+        found.append((_spec(settings, "disk", value, found, 0), value.line))
     for index, value in enumerate(settings.list("vif", "a list of strings like 'mac=00:16:3e:00:00:01'")):
-        found.append(_spec(settings, "vif", value, found, index))
-    return tuple(found)
+        found.append((_spec(settings, "vif", value, found, index), value.line))
+    return found
 
 
-def _spec(settings: Settings, key: str, value: Value, before: list[Device], index: int) -> Device:
+def _spec(settings: Settings, key: str, value: Value, before: list[tuple[Device, int]], index: int) -> Device:
     if not isinstance(value.data, str):
         raise settings.error(key, "a string in the list", value)
     try:
         device: Device = parse_disk(value.data) if key == "disk" else parse_vif(value.data, index)
     except ValueError as error:
-        raise ConfigError(f'{settings.file}:{value.line}: {key} "{value.data}": expected {error}') from None
-    if any(other.kind == device.kind and other.devid == device.devid for other in before):
-        raise ConfigError(f'{settings.file}:{value.line}: {key} "{value.data}": expected a number of its own')
+        raise ConfigError(f'{settings.file}:{value.line}: {key} "{cut(value.data)}": expected {error}') from None
+    if any(other.kind == device.kind and other.devid == device.devid for other, _ in before):
+        raise ConfigError(f'{settings.file}:{value.line}: {key} "{cut(value.data)}": expected a number of its own')
     return device

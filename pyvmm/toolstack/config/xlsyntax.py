@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pyvmm.errors import ConfigError
+from pyvmm.errors import ConfigError, cut
 
 from .settings import Value
 
@@ -44,7 +44,7 @@ class Token(NamedTuple):
         """The piece in an error message."""
         if self.kind == "eof":
             return "the end of the file"
-        return {"\n": "the end of the line"}.get(self.text, self.text)
+        return {"\n": "the end of the line"}.get(self.text, cut(self.text))
 
 
 def parse(text: str, file: str) -> tuple[dict[str, Value], int]:
@@ -68,7 +68,7 @@ class _Parser:
             at = m.end()
             kind = str(m.lastgroup)
             if kind == "number" and not re.fullmatch(r"0[xX][0-9a-fA-F]+|[0-9]+", m[0]):
-                raise ConfigError(f"{self.file}:{line}: expected a number or a string in quotes, not {m[0]}")
+                raise ConfigError(f"{self.file}:{line}: expected a number or a string in quotes, not {cut(m[0])}")
             if kind != "space":
                 yield Token(kind, m[0], line)
             line += m[0].count("\n")
@@ -92,7 +92,7 @@ class _Parser:
                 raise self._fail("the name of a setting")
             key = self._next()
             if self.token.text not in ("=", "+="):
-                raise self._fail(f"= or += after {key.text}")
+                raise self._fail(f"= or += after {cut(key.text)}")
             append = self._next().text == "+="
             value = self._value(key.line, 0)
             if self.token.kind not in ("end", "eof"):
