@@ -35,7 +35,7 @@ from pyvmm.backends.pcap import PcapPort
 from pyvmm.backends.ports import HostPort
 from pyvmm.backends.switch import Switch
 from pyvmm.backends.tap import TapPort
-from pyvmm.errors import ConfigError, EngineError, ImageError, MemoryShortage
+from pyvmm.errors import ConfigError, EngineError, ImageError, MemoryShortage, PyvmmError
 from pyvmm.hypervisor import event_channel, lifecycle, subsystems
 from pyvmm.hypervisor import trace as events
 from pyvmm.hypervisor.charging import Charging
@@ -54,8 +54,9 @@ from pyvmm.toolstack.attach import NEGOTIATIONS
 from pyvmm.toolstack.build import PAGE, Built, DomainConfig
 from pyvmm.toolstack.config import GuestConfig
 from pyvmm.toolstack.design import Design
-from pyvmm.toolstack.devices import DEFAULT_BRIDGE, Device, Vbd, Vif
+from pyvmm.toolstack.devices import DEFAULT_BRIDGE, Device, Vbd, Vif, check_device
 from pyvmm.toolstack.libxc import HypercallError
+from pyvmm.xenbus.devices import Key
 from pyvmm.xenstore import Client
 
 MIB = 1 << 20
@@ -66,6 +67,7 @@ SMALLEST_MEMORY = 16 * MIB
 READ_SIZE = 16 * MIB  # of a file at a time: one that grows must not take all memory first
 LARGEST_FILE = 1024 * MIB  # of a kernel or ramdisk
 HOST_RESERVE = 32 * MIB
+ABOUT = {"image": "kernel", "ramdisk": "ramdisk"}  # what a file is, and the setting that names it
 
 _DETERMINISTIC = uuid.UUID("7c2f9a4e-5b0d-5d52-9a41-5f0c6d1f7a10")  # namespace of domains' UUIDs
 
@@ -212,6 +214,8 @@ class Host:
         data, shown = self._load(image)
         module = _read(Path(ramdisk), "ramdisk") if ramdisk is not None else b""
         every, noxs = (*devices, *vifs, *disks), negotiation == "noxs"
+        for device in every:
+            _check_device(device)
         if self._services is None and self.hypervisor.domains:
             raise ConfigError("domain 0 is a guest here: it makes the other domains, not the host")
         config = DomainConfig(
@@ -229,7 +233,9 @@ class Host:
             paused=paused or noxs,
         )
         if any(domain.name == config.name for domain in self.domains):
-            raise ConfigError(f"there is a domain called {config.name} already")
+            raise ConfigError(f"there is a domain called {config.name} already", about="name")
+        if memory > self.machine.ram.size:
+            raise MemoryShortage(f"{config.name}: {memory // MIB} MiB of memory: {self._memory_told()}")
         toolstack = self.services.toolstack
         plan = toolstack.prepare(config)
         if identity is None:
@@ -243,9 +249,25 @@ class Host:
         xen_domain.symbols = Symbols.of_elf(data)
         domain = Domain(self, xen_domain, built, negotiation)
         self.domains.append(domain)
+        served = [device for device in every if device.kind in toolstack.device_kinds]
         if noxs:
-            self._add_pages(domain, [d for d in every if d.kind in toolstack.device_kinds], paused)
+            self._add_pages(domain, served, paused)
+        elif served:
+            self._probe(domain, served)
         return domain
+
+    def _memory_told(self) -> str:
+        return f"expected at most the host's {self.machine.ram.size // MIB} MiB"
+
+    def _probe(self, domain: Domain, devices: Sequence[Device]) -> None:
+        """Let the back ends look at the devices of a new domain. If one cannot be served it is destroyed again."""
+        causes = {report.device: report.cause for report in self.services.probe()}
+        for device in devices:
+            cause = causes.get(Key(device.kind, domain.domid, device.devid))
+            is_empty = isinstance(device, Vbd) and not device.target  # a drive without a medium is no mistake
+            if cause is not None and not is_empty:
+                self.destroy(domain)
+                raise ConfigError(f"{device.label}: {cause}", about=device.label)
 
     def _add_pages(self, domain: Domain, devices: Sequence[Device], paused: bool) -> None:
         """Give a new domain its devices over noxs, before it runs. On an error it is destroyed again."""
@@ -263,7 +285,14 @@ class Host:
             services.changed()
 
     def create_from(self, config: GuestConfig, *, identity: uuid.UUID | None = None) -> Domain:
-        """The domU that a configuration file asks for (`pyvmm.toolstack.config.load`). Errors as for `create`."""
+        """The domU that a configuration file asks for (`pyvmm.toolstack.config.load`). Errors as for `create`, with
+        the file and, where it is known, its line."""
+        try:
+            return self._create_from(config, identity)
+        except PyvmmError as error:
+            raise error.at(config.where(error.about)) from None
+
+    def _create_from(self, config: GuestConfig, identity: uuid.UUID | None) -> Domain:
         return self.create(
             config.kernel,
             name=config.name,
@@ -482,7 +511,12 @@ class Host:
         """See `Domain.attach`."""
         if domain.built is None or device.kind not in self.toolstack.device_kinds:
             raise ConfigError(f"{domain.name} cannot have a {device.kind}")
+        _check_device(device)
         self.services.attach.add(domain.built, device, domain.negotiation)
+        for report in self.services.probe():
+            if report.device == (device.kind, domain.domid, device.devid):
+                self.services.attach.remove(domain.domid, device.kind, device.devid, force=True)
+                raise ConfigError(f"{device.label}: {report.cause}", about=device.label)
         self.services.changed()
 
     def detach(self, domain: Domain, device: Device, *, force: bool = False) -> None:
@@ -568,6 +602,13 @@ class Host:
             self._services.api.close()
 
 
+def _check_device(device: Device) -> None:
+    try:
+        check_device(device)
+    except ValueError as error:
+        raise ConfigError(f"{device.label}: expected {error}", about=device.label) from None
+
+
 def _utf8(text: str) -> str:
     """`text` with what is not UTF-8 in it (a file's name can hold anything) made readable."""
     return text.encode("utf-8", "backslashreplace").decode()
@@ -578,16 +619,16 @@ def _read(path: Path, what: str) -> bytes:
         # Not blocking, for the other end of a named pipe may never come.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ImageError(f"cannot read the {what} {path}: it is no regular file")
+                raise ImageError(f"cannot read the {what} {path}: it is no regular file", about=ABOUT[what])
             chunks: list[bytes] = []
             while (chunk := file.read(READ_SIZE)) and len(chunks) * READ_SIZE <= LARGEST_FILE:
                 chunks.append(chunk)
             data = b"".join(chunks)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
-        raise ImageError(f"cannot read the {what} {path}: {why}") from None
+        raise ImageError(f"cannot read the {what} {path}: {why}", about=ABOUT[what]) from None
     if len(data) > LARGEST_FILE:
-        raise ImageError(f"the {what} {path} is larger than {LARGEST_FILE // MIB} MiB")
+        raise ImageError(f"the {what} {path} is larger than {LARGEST_FILE // MIB} MiB", about=ABOUT[what])
     return data
 
 

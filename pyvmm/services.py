@@ -50,6 +50,7 @@ class Services:
         self.switches: dict[str, Switch] = {}
         self.network = Network(self.resources, self.switch)
         self.reports: list[Report] = []  # devices that were closed because of something wrong; the last ones
+        self.listeners: list[Callable[[Report], None]] = []  # are told of each report
         store = self.xenstored.client()
         self.store_backends = StoreBackends(self.resources, store, (), self._report)
         self.page_backends = PageBackends(self.resources, (), self._report)
@@ -71,6 +72,19 @@ class Services:
     def _report(self, report: Report) -> None:
         self.reports.append(report)
         del self.reports[:-LAST_REPORTS]
+        for listener in list(self.listeners):
+            listener(report)
+
+    def probe(self) -> list[Report]:
+        """Let the back ends look now at what the toolstack has written, as its caller waits for them on a real host;
+        what they have to report."""
+        found: list[Report] = []
+        self.listeners.append(found.append)
+        try:
+            self.store_backends.check()
+        finally:
+            self.listeners.remove(found.append)
+        return found
 
     def add_driver(self, driver: Driver) -> None:
         """Serve devices of one more kind."""

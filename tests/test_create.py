@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import pty
@@ -16,7 +18,7 @@ import pytest
 
 from pyvmm.abi import sched
 from pyvmm.cli.consoles import Lines
-from pyvmm.cli.guests import action_for
+from pyvmm.cli.guests import Guests, action_for
 from pyvmm.host import Host
 from pyvmm.toolstack.config import Action, Actions, read
 from pyvmm.toolstack.devices import Vbd, Vif
@@ -213,6 +215,81 @@ def test_mistakes_are_one_line(files: Files, tmp_path: Path) -> None:
     assert pyvmm("create").status == 2
 
 
+def chaos(path: Path, **members: object) -> Path:
+    """A file of chaos's, over noxs."""
+    guest = {"name": path.stem, "kernel": "hello", "memory": 16, "xen": {"dev_method": "noxs"}, **members}
+    path.write_text(json.dumps(guest))
+    return path
+
+
+def test_disks_that_cannot_be_had(files: Files, tmp_path: Path) -> None:
+    """With file and line, whichever way the devices meet; what is not absolute is below /dev, as xl has it."""
+    image, none = tmp_path / "image", tmp_path / "none"
+    image.write_bytes(bytes(4096))
+    for disk, *words in (
+        (f"{none},raw,xvda,rw", f"a.cfg:5: disk xvda: cannot open the disk {none}: No such file"),
+        ("phy:no/such,xvda,r", "a.cfg:5: disk xvda:", "/dev/no/such: No such"),
+        (f"{tmp_path},raw,xvda,ro", "a.cfg:5: disk xvda:", "neither a regular file"),
+    ):
+        refused(pyvmm("create", files.guest("a", more=f"disk = [\n'{disk}']")), *words)
+    vbd = {"target": str(none), "type": "file", "vdev": "xvda", "access": "r"}
+    refused(pyvmm("create", chaos(tmp_path / "d.json", vbds=[vbd])), "d.json:1: disk xvda: cannot open", "No such file")
+    one = files.guest("one", more=f"disk = ['{image},raw,xvda,rw']")
+    two = files.guest("two", more=f"disk = ['{image},raw,xvda,ro']")
+    refused(pyvmm("create", one, two), "two.cfg:4: disk xvda:", str(image), "in use")
+    vbd["target"] = str(image)
+    refused(pyvmm("create", one, chaos(tmp_path / "e.json", vbds=[vbd])), "e.json:1: disk xvda:", "in use")
+    refused(pyvmm("serve", "--xenstore-socket", tmp_path / "xs", one, two), "two.cfg:4: disk xvda:", "in use")
+    for form in ("qcow2", "vhd", "qed"):
+        text = f"disk = ['{image},{form},xvda,rw']"
+        refused(pyvmm("create", files.guest("f", more=text)), "f.cfg:4: disk xvda:", "only raw images", form)
+    assert image.read_bytes() == bytes(4096)
+
+
+def test_mistakes_that_are_found_late_have_their_line(files: Files, tmp_path: Path) -> None:
+    def fails(more: str, *words: str, image: str = "hello") -> None:
+        refused(pyvmm("create", files.guest("m", image, more)), *words)
+
+    fails("", "m.cfg:2:", "/tmp", image="/tmp")
+    fails("ramdisk = '/no/such'", "m.cfg:4:", "/no/such")
+    fails(f"extra = '{'x' * 1024}'", "m.cfg:4: the command line: expected at most 1023 bytes, not 1024")
+    fails("\nvif = ['backend=dom7']", "m.cfg:5: vif 0: expected a domain that can serve it, there is no dom7")
+    fails("vif = ['backend=7']", "m.cfg:4: vif 0:", "there is no 7")
+    fails(f"vif = ['rate={'9' * 5000}Mb/s']", "m.cfg:4: vif", "expected a rate like")
+    fails(f"vif = ['vifname={'v' * 5000}']", "m.cfg:4: vif 0: expected a vifname of at most")
+    fails("memory = 16777216", "m.cfg:4: memory: expected at most the")
+    fails(f"memory = {'9' * 5000}", "m.cfg:4: memory: expected a whole number of MiB")
+    fails('name = "a\\nb"', "m.cfg:4: name:", "a\\nb")
+    fails("vif = ['vifname=x', 'vifname=x']", "m.cfg:4: vif 1: xenbr0 has a port x already")
+    small = files.guest("m", more="memory = 100")
+    refused(
+        pyvmm("create", small, "--host-memory", "64M"), "m.cfg:4: m: 100 MiB of memory: expected at most the host's 64"
+    )
+    refused(
+        pyvmm("create", chaos(tmp_path / "i.json", vifs=[{"ip": "999.1.1.1"}])),
+        "i.json:1: vifs[0].ip: expected an IPv4",
+    )
+
+
+def test_a_device_that_fails_is_told_of(files: Files, tmp_path: Path) -> None:
+    """When it happens, a line each; a host whose guest breaks its device again and again says so a few times."""
+    config = read('name="g"; kernel="hello"; memory=16\nvif=[""]', "g.cfg").guest
+    errors = io.StringIO()
+    with Host(128 * MIB) as host, contextlib.redirect_stderr(errors):
+        Guests(host, [config])
+        (backend,) = host.services.store_backends.devices.values()
+        backend.fail("the cause\nin two lines")
+        assert errors.getvalue() == "pyvmm: g.cfg:2: g: vif 0: the cause\\nin two lines\n"
+        host.xenstore.write("/local/domain/0/backend/vif/9/0/frontend", "//")
+        host.xenstore.write("/local/domain/0/backend/vif/9/0/frontend-id", "9")
+        for _ in range(20):
+            host.xenstore.write("/local/domain/0/backend/vif/9/0/state", "1")
+            host.services.store_backends.check()
+    lines = errors.getvalue().splitlines()[1:]
+    assert len(lines) == 10 and all(line.startswith("pyvmm: vif 0 of d9: frontend is to be") for line in lines)
+    assert lines[-1].endswith("(no more is told of it)")
+
+
 def test_warnings_do_not_stop_a_guest(files: Files) -> None:
     run = pyvmm("create", files.guest("w", more="seclabel = 'a:b'\nfrob = 1"))
     assert run.status == 0 and "Goodbye." in run.out
@@ -290,10 +367,12 @@ def test_a_guest_is_asked_to_shut_down() -> None:
             guest.shutdown("explode")
 
 
-def test_devices_are_in_the_store_where_there_is_a_back_end() -> None:
+def test_devices_are_in_the_store_where_there_is_a_back_end(tmp_path: Path) -> None:
     """As libxl writes them; nothing of them is left afterwards."""
     vif = Vif(devid=0, mac="00:16:3e:00:00:01", ip="10.0.0.9")
-    vbd = Vbd(target="/img", vdev="xvda", readonly=True)
+    image = tmp_path / "img"
+    image.write_bytes(bytes(4096))
+    vbd = Vbd(target=str(image), vdev="xvda", readonly=True)
     with Host(128 * MIB) as host:
         host.services.toolstack.device_kinds.clear()
         assert host.create("hello", memory=8 * MIB, devices=[vif]).domid == 1
@@ -306,13 +385,15 @@ def test_devices_are_in_the_store_where_there_is_a_back_end() -> None:
         assert {key: xs.read(f"{front}/{key}").decode() for key in xs.ls(front)} == {
             "backend": back, "backend-id": "0", "state": "1", "handle": "0", "mac": "00:16:3e:00:00:01",
         }  # fmt: skip
-        assert {key: xs.read(f"{back}/{key}").decode() for key in xs.ls(back)} == {
-            "frontend": front, "frontend-id": "2", "online": "1", "state": "1", "mac": "00:16:3e:00:00:01",
+        offered = ("feature", "multi", "hotplug")
+        written = [key for key in xs.ls(back) if not key.startswith(offered)]
+        assert {key: xs.read(f"{back}/{key}").decode() for key in written} == {
+            "frontend": front, "frontend-id": "2", "online": "1", "state": "2", "mac": "00:16:3e:00:00:01",
             "script": "/etc/xen/scripts/vif-bridge", "bridge": "xenbr0", "handle": "0", "type": "vif", "ip": "10.0.0.9",
         }  # fmt: skip
         assert xs.get_permissions(front) == ["n2", "r0"] and xs.get_permissions(back) == ["n0", "r2"]
         disk = "/local/domain/0/backend/vbd/2/51712"
-        assert [xs.read(f"{disk}/{key}") for key in ("params", "mode", "dev")] == [b"/img", b"r", b"xvda"]
+        assert [xs.read(f"{disk}/{key}") for key in ("params", "mode", "dev")] == [bytes(image), b"r", b"xvda"]
         assert xs.read("/local/domain/2/device/vbd/51712/virtual-device") == b"51712"
         assert xs.read("/libxl/2/device/vif/0/backend").decode() == back
         guest.destroy()

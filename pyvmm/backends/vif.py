@@ -234,6 +234,8 @@ class Vif:
             self._switch = self._network.switch(self.config.bridge)
         except ConfigError as error:
             raise DeviceError(str(error)) from None
+        if self._name_is_taken(self._switch):
+            raise DeviceError(f"{self.config.bridge} has a port {self.name} already")
         self._network.vifs[self.domid, self.devid] = self
         return {
             **OFFER,
@@ -246,6 +248,11 @@ class Vif:
             "ip": self.config.ip_number,
             "bridge": self.config.bridge,
         }
+
+    def _name_is_taken(self, switch: Switch) -> bool:
+        """Another port has the name, or another interface will have it once it is connected."""
+        others = (vif for vif in self._network.vifs.values() if vif.config.bridge == self.config.bridge)
+        return any(port is not self and port.name == self.name for port in (*switch.ports, *others))
 
     def connect(self, connection: Connection) -> Features:
         """Map the two rings, bind one port or two, become a port of the switch. `DeviceError` for what cannot be."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +9,13 @@ from pathlib import Path
 
 from pyvmm.abi import sched
 from pyvmm.cli.consoles import Lines
-from pyvmm.cli.output import explain_crash
+from pyvmm.cli.output import Reports, explain_crash, tell
 from pyvmm.cli.terminal import write_bytes
-from pyvmm.errors import ConfigError, PyvmmError
-from pyvmm.host import DEFAULT_HOST_MEMORY, Domain, Host, host_memory
+from pyvmm.errors import ConfigError, MemoryShortage, PyvmmError, one_line
+from pyvmm.host import DEFAULT_HOST_MEMORY, LARGEST_MEMORY, MIB, Domain, Host, host_memory
 from pyvmm.result import EXITS
 from pyvmm.toolstack.config import Action, Actions, GuestConfig, load
+from pyvmm.xenbus.devices import Report
 
 KEPT_OUTPUT = 1 << 20  # bytes of each guest's console that a host keeps that has no end
 HOW = {  # SHUTDOWN_*: the member of `Actions` that says what follows; None: nothing does
@@ -43,7 +43,7 @@ def load_all(paths: tuple[Path, ...]) -> list[GuestConfig]:
     for path in paths:
         loaded = load(path)
         for warning in loaded.warnings:
-            print(f"pyvmm: warning: {warning}", file=sys.stderr)
+            tell(f"warning: {warning}")
         for other in found:
             if other.name == loaded.guest.name:
                 raise ConfigError(f"{path}: a guest called {other.name} is in {other.source} already")
@@ -52,7 +52,11 @@ def load_all(paths: tuple[Path, ...]) -> list[GuestConfig]:
 
 
 def memory_for(configs: list[GuestConfig]) -> int:
-    """How much memory a host for these guests needs, in bytes."""
+    """How much memory a host for these guests needs, in bytes. `MemoryShortage`: no host has as much for one."""
+    for config in configs:
+        if config.memory > LARGEST_MEMORY:
+            where, most = config.where("memory"), LARGEST_MEMORY // MIB
+            raise MemoryShortage(f"{where}: memory: expected at most the {most} MiB that a host can have")
     return max(DEFAULT_HOST_MEMORY, host_memory(*(config.maxmem for config in configs)))
 
 
@@ -79,23 +83,55 @@ class Guests:
         self._host = host
         self._endless = endless
         self._lines = Lines(foreground) if len(configs) > 1 or endless else None
+        self._configs: dict[int, GuestConfig] = {}  # of the domains that there are
+        self._held: list[Report] | None = None  # reports that came while a guest was being made
+        self._reports = Reports(self._name)
+        host.services.listeners.append(self._heard)
         self.guests: dict[str, Guest] = {}
         for config in configs:
             for device in config.devices:
                 if device.kind not in host.toolstack.device_kinds:
-                    print(
-                        f"pyvmm: warning: {config.source}: {config.name} goes without {device.label}:"
-                        " this host has no back end for it",
-                        file=sys.stderr,
+                    where = config.where(device.label)
+                    tell(
+                        f"warning: {where}: {config.name} goes without {device.label}: this host has no back end for it"
                     )
             self.guests[config.name] = Guest(config, self._make(config))
 
     def _make(self, config: GuestConfig, identity: uuid.UUID | None = None) -> Domain:
-        domain = self._host.create_from(config, identity=identity)
+        held: list[Report] = []
+        self._held = held
+        try:
+            domain = self._host.create_from(config, identity=identity)
+            self._configs[domain.domid] = config
+        except PyvmmError as error:
+            held = [report for report in held if one_line(report.cause) not in str(error)]
+            raise
+        finally:
+            self._held = None
+            for report in held:
+                self._reports(report)
         domain.console.listen(write_bytes if self._lines is None else self._lines.listener(config.name))
         if self._endless:
             domain.console.keep = KEPT_OUTPUT
         return domain
+
+    def _heard(self, report: Report) -> None:
+        """Of a guest that is just being made it is not known yet whether this is why it cannot be."""
+        if self._held is None:
+            self._reports(report)
+        else:
+            self._held.append(report)
+
+    def _name(self, report: Report) -> str:
+        """A device, with the file and line that ask for it."""
+        kind, domid, devid = report.device
+        config = self._configs.get(domid)
+        if config is None:
+            return str(report.device)
+        for device in config.devices:
+            if (device.kind, device.devid) == (kind, devid):
+                return f"{config.where(device.label)}: {config.name}: {device.label}"
+        return f"{config.source}: {config.name}: {kind} {devid}"
 
     def domain(self, name: str) -> Domain | None:
         """The domain that bears this guest's name now; None when it is gone."""
@@ -138,6 +174,7 @@ class Guests:
             if self._endless:
                 domain.console.output.clear()  # it was shown; the host keeps the figures of all that ever ran
             self._host.destroy(domain)
+            del self._configs[domain.domid]
         if self._lines is not None:
             self._lines.ended(config.name)
         if action is not Action.RESTART:
@@ -146,7 +183,7 @@ class Guests:
         try:
             guest.domain = self._make(config, identity)
         except PyvmmError as error:
-            print(f"pyvmm: {config.name} cannot be started again: {error}", file=sys.stderr)
+            tell(f"{config.name} cannot be started again: {error}")
             return
         guest.done = False
         guest.domain.console.take_input_of(domain.console)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, TextIO
 
-from pyvmm.errors import UsageError
+from pyvmm.errors import UsageError, one_line
 
 if TYPE_CHECKING:
     from pyvmm.result import Result
+    from pyvmm.xenbus.devices import Key, Report
+
+REPORTS_TOLD = 10  # of one device
 
 
 def open_output(stack: ExitStack, name: str | None, what: str, standard: TextIO) -> TextIO | None:
@@ -31,6 +36,27 @@ def write_figures(result: Result, out: TextIO | None) -> None:
         json.dump(result.to_json(), out, indent=2)
         out.write("\n")
         out.flush()
+
+
+def tell(message: str) -> None:
+    """One line on stderr, whatever names and values are in it."""
+    print(f"pyvmm: {one_line(message)}", file=sys.stderr, flush=True)
+
+
+class Reports:
+    """Tells of devices that were closed because of something wrong, a line each (`Services.listeners`). `name(report)`
+    says what a device is called. Of one that fails again and again the first reports are told: a guest can do that."""
+
+    def __init__(self, name: Callable[[Report], str] = lambda report: str(report.device)) -> None:
+        self._name = name
+        self._told: Counter[Key] = Counter()
+
+    def __call__(self, report: Report) -> None:
+        """One more report."""
+        self._told[report.device] += 1
+        if self._told[report.device] <= REPORTS_TOLD:
+            last = " (no more is told of it)" if self._told[report.device] == REPORTS_TOLD else ""
+            tell(f"{self._name(report)}: {report.cause}{last}")
 
 
 def explain_crash(domid: int, name: str, report: str | None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pyvmm.cli.output import explain_crash, explain_end, open_output, write_figures
+from pyvmm.cli.output import Reports, explain_crash, explain_end, open_output, write_figures
 from pyvmm.cli.sizes import Count, Size
 from pyvmm.cli.terminal import raw_keyboard, write_bytes
 
@@ -85,6 +85,7 @@ def command(
             domain = host.create_dom0(image, memory=memory, vcpus=vcpus, cmdline=cmdline, ramdisk=ramdisk)
         else:
             domain = host.create(image, memory=wanted, vcpus=vcpus, cmdline=cmdline, ramdisk=ramdisk)
+            host.services.listeners.append(Reports())
         domain.console.listen(write_bytes)
         result = _run(host, domain, max_instructions)
         for ended in result.domains:

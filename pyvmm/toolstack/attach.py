@@ -11,7 +11,7 @@ from pyvmm.abi.io import xenbus
 from pyvmm.backends import sysctl_noxs
 from pyvmm.backends.vbd import VbdConfig
 from pyvmm.backends.vif import VifConfig
-from pyvmm.errors import ConfigError
+from pyvmm.errors import ConfigError, cut
 from pyvmm.toolstack.build import Built
 from pyvmm.toolstack.devices import Device, Vbd
 from pyvmm.toolstack.libxc import HypercallError
@@ -23,6 +23,7 @@ from pyvmm.xenbus.xenstore import StoreBackends
 from pyvmm.xenstore import Client
 
 NEGOTIATIONS = ("xenstore", "noxs")
+OURS = ("0", "Domain-0")  # what our domain is called as a device's back end
 
 
 def page_config(device: Device, built: Built) -> VbdConfig | VifConfig:
@@ -52,6 +53,10 @@ class Attach:
     def add(self, built: Built, device: Device, negotiation: str) -> None:
         """Add a device. `ConfigError`: there is one with its number, or its back end cannot have it."""
         key = Key(device.kind, built.domid, device.devid)
+        if device.backend not in OURS:
+            raise ConfigError(
+                f"{device.label}: expected domain 0 to serve it, not {cut(device.backend)}", about=device.label
+            )
         if key in self.stores.devices or key in self.pages.devices:
             raise ConfigError(f"d{built.domid} has a {device.kind} {device.devid} already")
         if negotiation == "xenstore":
@@ -60,7 +65,7 @@ class Attach:
         try:
             self.pages.create(device.kind, built.domid, device.devid, page_config(device, built))
         except (DeviceError, HypercallError) as error:
-            raise ConfigError(f"{device.kind} {device.devid} of d{built.domid}: {error}") from None
+            raise ConfigError(f"{device.label}: {error}", about=device.label) from None
 
     def add_sysctl(self, domid: int) -> None:
         """Give a domain that has its devices over noxs what stops it. `ConfigError`."""

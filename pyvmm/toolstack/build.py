@@ -20,7 +20,7 @@ from pyvmm.errors import ConfigError, ImageError, MemoryShortage
 from pyvmm.hypervisor import pvlayout
 from pyvmm.hypervisor.pvimage import read_image
 from pyvmm.hypervisor.unpack import GZIP, decompress
-from pyvmm.toolstack.devices import Device
+from pyvmm.toolstack.devices import TEXT_MAX, Device
 from pyvmm.toolstack.libxc import HypercallError, Libxc
 
 PAGE = 4096
@@ -100,7 +100,10 @@ def check(config: DomainConfig) -> None:
             f"at most {config.largest} bytes of memory: a domain has whole pages and those it begins with"
         )
     if len(os.fsencode(config.cmdline)) >= xen.start_info.cmd_line.size:
-        raise ConfigError(f"the command line is longer than {xen.start_info.cmd_line.size - 1} bytes")
+        raise ConfigError(f"the command line is longer than {xen.start_info.cmd_line.size - 1} bytes", about="cmdline")
+    for key, text in (("name", config.name), ("kernel", config.image_path), ("ramdisk", config.ramdisk_path)):
+        if len(os.fsencode(text)) > TEXT_MAX:  # they are written to the store
+            raise ConfigError(f"the {key} has more than {TEXT_MAX} bytes", about=key)
 
 
 def unpack_ramdisk(config: DomainConfig) -> bytes:

@@ -13,10 +13,11 @@ import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from pyvmm.abi import domctl, sched
-from pyvmm.errors import ConfigError
+from pyvmm.abi import domctl, sched, xen
+from pyvmm.errors import ConfigError, cut
 from pyvmm.toolstack.build import PAGE, Built, DomainConfig, Plan, build_domain, prepare
 from pyvmm.toolstack.design import Daemons, Listed
+from pyvmm.toolstack.devices import Device
 from pyvmm.toolstack.libxc import HypercallError, Libxc
 from pyvmm.toolstack.xl_devices import children, nodes_of, remove_devices, write_device
 from pyvmm.xenstore import Client, XsError, domids_of
@@ -71,7 +72,7 @@ class Xl:
     def create(self, plan: Plan, identity: uuid.UUID) -> Built:
         """See `Design.create`. Devices whose kind has no back end here are left out."""
         config = plan.config
-        devices = [(d, self._domid_of(d.backend)) for d in config.devices if d.kind in self.device_kinds]
+        devices = [(d, self._backend_of(d)) for d in config.devices if d.kind in self.device_kinds]
         built = build_domain(self.xc, plan, identity)
         write_domain(self.xs, config, built, self.xc.wallclock())
         self.xs.introduce(built.domid, built.store_mfn, built.store_port)
@@ -83,15 +84,20 @@ class Xl:
         self.daemons.changed()
         return built
 
-    def _domid_of(self, backend: str) -> int:
+    def _backend_of(self, device: Device) -> int:
         """The domain that is to serve a device: its number, or its name's."""
-        if backend.isdigit():
-            return int(backend)
+        backend = device.backend
+        if backend.isascii() and backend.isdigit() and len(backend) < 6 and int(backend) < xen.DOMID_FIRST_RESERVED:
+            with suppress(HypercallError):
+                self.xc.get_info(int(backend))
+                return int(backend)
         for domid in domids_of(children(self.xs, "/local/domain")):
             with suppress(XsError):
                 if self.xs.read(f"{domain_path(domid)}/name") == os.fsencode(backend):
                     return domid
-        raise ConfigError(f"there is no domain called {backend} to serve a device")
+        raise ConfigError(
+            f"{device.label}: expected a domain that can serve it, there is no {cut(backend)}", about=device.label
+        )
 
     def destroy(self, domid: int) -> None:
         """See `Design.destroy`."""

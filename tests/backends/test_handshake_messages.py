@@ -56,8 +56,8 @@ def sent(events: list[Event], device: str) -> Counter[Message]:
     side = "toolstack"
     for event in events:
         op, tx, path = str(event.values[0]), int(event.values[1]), str(event.values[2])
-        if event.domid == 0 and (op, path) == ("DIRECTORY", "/local/domain"):
-            side = "back"  # the toolstack has done its work; the daemons begin theirs
+        if event.domid == 0 and op == "DIRECTORY" and path.startswith("/local/domain"):
+            side = "back"  # the toolstack has done its work; the back ends and daemons begin theirs
         who = side if event.domid == 0 else "front"
         if op == "TRANSACTION_END" and (event.domid, tx) in touched:
             touched.remove((event.domid, tx))

@@ -167,17 +167,37 @@ def test_attach_and_detach(image: Path, negotiation: str) -> None:
 
 @pytest.mark.parametrize("negotiation", WAYS)
 def test_a_disk_that_is_not_there(tmp_path: Path, negotiation: str) -> None:
-    disk = Vbd(str(tmp_path / "none"), "xvda")
+    """A guest with it is not made, and one that is there goes on without it. The same for formats that are none."""
+    image = tmp_path / "image"
+    image.write_bytes(bytes(4096))
+    bad = {
+        "No such file": Vbd(str(tmp_path / "none"), "xvda"),
+        "only raw images": Vbd(str(image), "xvda", format="qcow2"),
+        "a target of at most": Vbd("x" * 3000, "xvda"),
+    }
     with Host(128 * MIB) as host:
-        if negotiation == "noxs":
-            with pytest.raises(ConfigError, match="No such file"):
+        host.create("noop", memory=8 * MIB, negotiation=negotiation).destroy()
+        before = leave(host)
+        for why, disk in bad.items():
+            with pytest.raises(ConfigError, match=why) as caught:
                 host.create("noop", memory=8 * MIB, disks=[disk], negotiation=negotiation)
-            assert host.domains == []
-        else:
-            host.create("noop", memory=8 * MIB, disks=[disk])
+            assert caught.value.about == "disk xvda" and leave(host)[1:] == before[1:]
+        guest = host.create("noop", memory=8 * MIB, negotiation=negotiation)
+        host.run(5_000_000)
+        before = leave(host)
+        for why, disk in bad.items():
+            with pytest.raises(ConfigError, match=why):
+                guest.attach(disk)
             host.run(1_000_000)
-            (report,) = host.services.reports
-            assert "No such file" in report.cause
+            assert leave(host)[1:] == before[1:]
+        guest.attach(Vbd(str(image), "xvda"))
+        assert not image.read_bytes().strip(b"\0")
+
+
+def test_a_drive_may_be_empty() -> None:
+    with Host(128 * MIB) as host:
+        host.create("noop", memory=8 * MIB, disks=[Vbd("", "hdc", readonly=True, cdrom=True)])
+        assert [report.cause for report in host.services.reports] == ["no medium in the drive"]
 
 
 def test_another_negotiation() -> None:
