@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.guests.dom0_rig import Dom0Rig
 
 PAGE = Path(__file__).parents[2] / "docs" / "guests.md"
@@ -104,6 +106,7 @@ def measured() -> str:
     return "\n".join(lines) + "\n"
 
 
+@pytest.mark.slow
 def test_the_documented_costs_are_true() -> None:
     written = PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
     assert written == measured(), "write it again: python -m tests.guests.test_device_costs"

@@ -27,6 +27,8 @@ from pyvmm.xenbus.states import Negotiation, State, reachable
 from pyvmm.xenbus.xenstore import read_state
 from tests.backends import wire
 
+pytestmark = pytest.mark.slow  # very many runs
+
 MIB = 1 << 20
 LIVES = 60  # of each device
 MAC, IP = "00:16:3e:00:00:02", "10.0.0.2"

@@ -22,6 +22,8 @@ from pyvmm.xenbus.devices import Key
 from pyvmm.xenbus.noxs import FE_STATE, PageBack
 from pyvmm.xenbus.states import State
 
+pytestmark = pytest.mark.slow  # very many runs
+
 MIB = 1 << 20
 VIF = Vif(0, mac="00:16:3e:00:00:02", ip="10.0.0.2")
 BEFORE_SLEEP = 400  # instructions: from its last word to the back end on, and some more
