@@ -247,9 +247,15 @@ class Control:
         """The command for the n-th guest, as long as any other's: what is typed is work, too."""
         return f"create {_file(n)} {self.guest}{n:05}"
 
+    def _make(self, n: int) -> None:
+        """Make the n-th guest. `CommandError` unless dom0 says that it has: nobody can run for other causes, too."""
+        said = " ".join(self.command(self._creation(n)).split())
+        if not said.startswith(f"created {self.guest}{n:05} "):
+            raise CommandError(f"{self.design}: guest {n} was not made; dom0 said: {said[:100] or 'nothing'}")
+
     def create(self, n: int) -> None:
         """Make the n-th guest, and give the pool the time to fill up again."""
-        self.command(self._creation(n))
+        self._make(n)
         self.refill()
 
     def refill(self) -> None:
@@ -272,7 +278,7 @@ class Control:
         charging, before = Charging(hv), machine.instructions
         machine.log_start()
         try:
-            self.command(self._creation(n))
+            self._make(n)
         finally:
             profile.add(machine.log_stop())
             for stop in stops:

@@ -218,3 +218,12 @@ def test_charged_is_apart(tmp_path: Path) -> None:
     assert set(shown["--charged"]) - set(shown["--no-charged"]) == {"charged"}
     (row, _) = compare.sweep("chaos-noxs", "noop", (1,))[0]
     assert row.charged > row.total == sum(row.classes.values())
+
+
+def test_a_creation_that_did_not_happen_is_no_row() -> None:
+    """dom0 answers nothing any more: nobody can run, and that is no guest."""
+    control = compare.Control("chaos-noxs", "noop", 1)
+    control.command = lambda line: ""  # type: ignore[method-assign]
+    with pytest.raises(compare.CommandError, match="guest 1 was not made; dom0 said: nothing"):
+        control.measure(1)
+    control.close()

@@ -12,13 +12,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pyvmm.errors import UsageError
+from pyvmm.errors import PyvmmError, UsageError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -155,7 +155,12 @@ def run(executor: Executor, sweeps: Sequence[Sweep], kept: Kept) -> dict[Sweep, 
                     done, waiting = wait(waiting, timeout=GLANCE, return_when=FIRST_COMPLETED)
                     for future in done:
                         sweep = futures[future]
-                        found[sweep] = future.result()
+                        try:
+                            found[sweep] = future.result()
+                        except BrokenExecutor:
+                            raise PyvmmError(
+                                f"a process that measured {sweep.design} was killed; --resume DIR keeps what is done"
+                            ) from None
                         kept.save(sweep, found[sweep])
                         progress.done(sweep)
                     progress.look()
