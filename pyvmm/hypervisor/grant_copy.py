@@ -75,11 +75,11 @@ def _copy_one(v: VCpu, op: Any) -> int:
 
 
 def _domain(v: VCpu, domid: int, by_ref: int) -> Domain:
-    if domid != xen.DOMID_SELF and not by_ref:  # whether there is such a domain or not
-        raise GrantFailure(abi.GNTST_permission_denied)
     domain = find(v.domain, domid)
     if domain is None:
         raise GrantFailure(abi.GNTST_bad_domain)
+    if domid != xen.DOMID_SELF and not by_ref:
+        raise GrantFailure(abi.GNTST_permission_denied)
     return domain
 
 
