@@ -187,7 +187,8 @@ AGAIN = {(I, D), (I, W)}
 REMOVED = {(C, G), (G, G), (D, G)}
 BY_HAND = {
     ("vif", XENSTORE): {(I, I), *CONNECTING, *CLOSING_FRONT_FIRST, *AGAIN, *REMOVED, (D, D)},
-    ("vbd", XENSTORE): {(I, I), (P, W), (P, C), *CONNECTING, *CLOSING_FRONT_FIRST, *AGAIN, *REMOVED} - {(C, W)},
+    # A disk that is there from the start was probed before its guest first runs: nobody sees (I, I).
+    ("vbd", XENSTORE): {(P, W), (P, C), *CONNECTING, *CLOSING_FRONT_FIRST, *AGAIN, *REMOVED} - {(C, W)},
     ("vif", NOXS): {(U, W), *CONNECTING, *CLOSING_FRONT_FIRST, *AGAIN, *REMOVED},
     ("vbd", NOXS): {*CONNECTING, *CLOSING_FRONT_FIRST, *AGAIN, *REMOVED},
     ("sysctl", NOXS): {*CONNECTING, *CLOSING_FRONT_FIRST, *AGAIN, *REMOVED},
