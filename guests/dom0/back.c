@@ -1,5 +1,6 @@
 /* The life of a back end, and the one thread that looks after all of them: an event puts a device into its queue. */
 #include "back.h"
+#include "shell.h"
 
 enum { HASH = 4096 };
 static struct back *devices[HASH];
@@ -75,8 +76,9 @@ void back_free(struct back *b)
 }
 
 /* Called with events masked: by a handler, or between events_mask and events_unmask. */
-static void queue(struct back *b)
+static void queue(struct back *b, bool look)
 {
+    b->look |= look;
     if (b->queued)
         return;
     b->queued = true;
@@ -93,14 +95,21 @@ static void queue(struct back *b)
 void back_stir(struct back *b)
 {
     events_mask();
-    queue(b);
+    queue(b, true);
     events_unmask();
 }
 
 void back_event(u32 port, void *back)
 {
     (void)port;
-    queue(back);
+    queue(back, true);
+}
+
+/* There is something in a ring. Over the XenStore the other end's state is a message away, so that it is not asked for it. */
+static void rang(u32 port, void *back)
+{
+    (void)port;
+    queue(back, false);
 }
 
 /* A guest may fail as often as it likes: it is said of each device once. */
@@ -109,6 +118,19 @@ void back_fail(struct back *b, const char *cause)
     b->errors++;
     if (!b->said)
         printf("%s %u of domain %u: the front end is at fault: %s\n", b->kind->name, b->devid, b->frontend, cause);
+    b->failed = b->said = true;
+}
+
+bool back_is_lack(s64 rc)
+{
+    return rc == -ENOSPC || rc == -ENOMEM;
+}
+
+void back_lack(struct back *b, s64 rc, const char *what)
+{
+    b->errors++;
+    if (!b->said)
+        printf("%s %u of domain %u: dom0 has no %s left (%s)\n", b->kind->name, b->devid, b->frontend, what, error_name((int)rc));
     b->failed = b->said = true;
 }
 
@@ -124,15 +146,29 @@ void back_set_state(struct back *b, u32 state)
     b->way->publish(b, state);
 }
 
-void *back_map(struct back *b, u32 ref, u32 *handle)
+int back_map_of(u32 domid, u32 ref, void **page, u32 *handle)
 {
-    void *page = area_reserve();
-    struct gnttab_map map = {(u64)page, GNTMAP_host_map, ref, (u16)b->frontend, 0, 0, 0};
+    void *at = area_reserve();
+    struct gnttab_map map = {(u64)at, GNTMAP_host_map, ref, (u16)domid, 0, 0, 0};
+    if (!at)
+        return -ENOMEM;
     if (hypercall_grant_table_op(GNTTABOP_map_grant_ref, &map, 1) || map.status) {
-        area_release(page);
-        return NULL;
+        area_release(at);
+        return map.status == GNTST_no_device_space ? -ENOSPC : -EPERM;
     }
+    *page = at;
     *handle = map.handle;
+    return 0;
+}
+
+void *back_map(struct back *b, u32 ref, u32 *handle, const char *what)
+{
+    void *page = NULL;
+    int rc = back_map_of(b->frontend, ref, &page, handle);
+    if (back_is_lack(rc))
+        back_lack(b, rc, rc == -ENOMEM ? "memory" : "room for mappings");
+    else if (rc)
+        back_fail(b, what);
     return page;
 }
 
@@ -143,13 +179,21 @@ void back_unmap(void *page, u32 handle)
     area_release(page);
 }
 
-s64 back_bind(struct back *b, u32 remote_port)
+u32 back_bind(struct back *b, u32 remote_port)
 {
     struct evtchn_bind_interdomain bind = {(u16)b->frontend, remote_port, 0};
     s64 rc = hypercall_event_channel_op(EVTCHNOP_bind_interdomain, &bind);
+    if (back_is_lack(rc))
+        back_lack(b, rc, "event channel");
+    else if (rc)
+        back_fail(b, "its event channel is not for us");
     if (rc)
-        return rc;
-    event_bind(bind.local_port, back_event, b);
+        return 0;
+    if (event_bind(bind.local_port, rang, b)) {
+        event_close(bind.local_port);
+        back_lack(b, -ENOMEM, "memory");
+        return 0;
+    }
     return bind.local_port;
 }
 
@@ -170,6 +214,7 @@ static void give_up(struct back *b)
 {
     back_disconnect(b);
     b->failed = false;
+    b->look = true; /* it may have closed already */
     if (b->state != XenbusStateClosing)
         back_set_state(b, XenbusStateClosing);
 }
@@ -201,7 +246,8 @@ static bool step(struct back *b)
     return true;
 }
 
-/* A turn is short, whatever the front end does meanwhile. Whether there is more to do. */
+/* A turn is short, whatever the front end does meanwhile. Whether there is more to do. The rings are worked on at every event, the
+ * other end's state is looked at when an event said that it has changed: a packet costs no look. */
 enum { STEPS = 4 };
 static bool turn(struct back *b)
 {
@@ -213,12 +259,16 @@ static bool turn(struct back *b)
     }
     if (b->failed || (b->leaving && b->state != XenbusStateClosed))
         give_up(b);
-    while (n < STEPS && step(b))
-        n++;
+    if (b->look) {
+        b->look = false; /* before it is read: a change from here on sets it again */
+        while (n < STEPS && step(b))
+            n++;
+        b->look |= n == STEPS;
+    }
     bool more = b->connected && b->kind->work(b);
     if (b->failed)
         give_up(b);
-    return more || n == STEPS;
+    return more || b->look;
 }
 
 static volatile bool held;
@@ -253,8 +303,11 @@ static void work(void *arg)
             b->queued = false;
         }
         events_unmask();
-        if (b && turn(b))
-            back_stir(b);
+        if (b && turn(b)) {
+            events_mask();
+            queue(b, false);
+            events_unmask();
+        }
         back_let_go();
         if (b)
             continue;

@@ -35,9 +35,11 @@ struct back {
     const struct back_way *way;
     u32 frontend, devid, state, other;
     bool connected, failed, queued, said, leaving; /* leaving: it closes for good */
+    bool look;                             /* the other end's state may have changed; a ring's event does not say so */
     struct back *next_stirred, *next_same; /* in the queue of work; in the hash chain */
     struct noxs_header *page;              /* over noxs: ours, granted to the front end */
-    u32 grant, port;
+    struct left *left;                     /* that page and its grant, which may outlive the device */
+    u32 port;
     char path[64], front[64];              /* over XenStore: both directories */
     bool awaiting, noticed, settled;       /* over XenStore: the awaited node is watched; has changed; is as it should be */
     union device_config config;
@@ -53,15 +55,18 @@ struct back *back_new(const struct back_kind *kind, u32 frontend, u32 devid, con
 void back_disconnect(struct back *b);
 void back_free(struct back *b);            /* disconnected, closed and forgotten */
 void back_stir(struct back *b);            /* have it looked at; also from the handler of an event */
-void back_event(u32 port, void *back);     /* such a handler */
+void back_event(u32 port, void *back);     /* such a handler, for an event channel that tells of states */
 void back_set_state(struct back *b, u32 state);
-void back_fail(struct back *b, const char *cause);
+void back_fail(struct back *b, const char *cause); /* the front end's fault */
+void back_lack(struct back *b, s64 rc, const char *what); /* ours: -ENOSPC, -ENOMEM; the front end can do nothing for it */
+bool back_is_lack(s64 rc);                 /* is it such an errno? */
 void back_refuse(struct back *b, const char *cause); /* there is no such device: whose fault ever, not the front end's */
 void back_hold(void);                      /* no device is worked on meanwhile: for who sleeps in the middle of a change */
 void back_let_go(void);
-void *back_map(struct back *b, u32 ref, u32 *handle); /* NULL: not granted */
+int back_map_of(u32 domid, u32 ref, void **page, u32 *handle); /* -EPERM: not granted; -ENOMEM, -ENOSPC: not enough here to map it */
+void *back_map(struct back *b, u32 ref, u32 *handle, const char *what); /* the same; NULL: what is wrong has been said, `what` if not granted */
 void back_unmap(void *page, u32 handle);
-s64 back_bind(struct back *b, u32 remote_port);
+u32 back_bind(struct back *b, u32 remote_port); /* our port of a ring; 0: there is none, and that has been said */
 
 /* back_copy.c: between pages of the front end and our own memory, by grant copies */
 struct back_copy { struct gnttab_copy *list; u32 room, used; bool failed; };

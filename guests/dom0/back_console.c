@@ -105,9 +105,8 @@ static void attach(struct console *c)
     if (port == NO_NUMBER)
         return; /* not yet */
     struct evtchn_bind_interdomain bind = {(u16)c->domid, port, 0};
-    struct back guest = {.frontend = c->domid};
-    void *page = back_map(&guest, 0, &handle); /* its builder grants it with the first reference */
-    if (!page)
+    void *page;
+    if (back_map_of(c->domid, 0, &page, &handle)) /* its builder grants it with the first reference */
         return;
     if (hypercall_event_channel_op(EVTCHNOP_bind_interdomain, &bind)) {
         back_unmap(page, handle);

@@ -35,44 +35,76 @@ static bool ready(struct back *b)
 const struct back_way way_noxs = {other, publish, offer, ready, connect};
 
 static const struct back_kind *const kinds[] = {NULL, &back_sysctl, &back_vif, &back_vbd};
-static struct left { void *page; u32 grant; struct left *next; } *leftovers; /* pages that a guest still has mapped */
+/* A control page, granted to its guest. It outlives its device for as long as the guest has it mapped. */
+struct left { struct noxs_header *page; u32 grant; struct left *next; };
+static struct left *leftovers;
+
+static int page_offer(u32 frontend, struct left **made)
+{
+    struct left *l = memory_take(sizeof *l);
+    if (!l || !(l->page = page_take())) {
+        memory_release(l);
+        return -ENOMEM;
+    }
+    s64 ref = grant_offer(frontend, va_to_mfn(l->page), false);
+    if (ref < 0) {
+        page_free(l->page);
+        memory_release(l);
+        return (int)ref;
+    }
+    l->grant = (u32)ref;
+    *made = l;
+    return 0;
+}
+
+static bool page_back(struct left *l)
+{
+    if (!grant_end(l->grant))
+        return false;
+    page_free(l->page);
+    memory_release(l);
+    return true;
+}
 
 static void collect(void)
 {
     for (struct left **at = &leftovers; *at;) {
-        struct left *l = *at;
-        if (!grant_end(l->grant)) {
+        struct left *l = *at, *next = l->next;
+        if (page_back(l))
+            *at = next;
+        else
             at = &l->next;
-            continue;
-        }
-        *at = l->next;
-        page_free(l->page);
-        memory_release(l);
     }
 }
 
 int noxs_device_create(u32 type, u32 frontend, u32 devid, const union device_config *c, u32 *grant, u32 *port)
 {
+    struct left *l;
     if (type >= COUNT(kinds) || !kinds[type])
         return -ENODEV;
     if (back_find(type, frontend, devid))
         return -EEXIST;
+    int rc = page_offer(frontend, &l);
+    if (rc)
+        return rc;
     s64 local = event_alloc_unbound(frontend);
-    if (local < 0)
-        return (int)local;
-    struct back *b = back_new(kinds[type], frontend, devid, c);
+    struct back *b = local < 0 ? NULL : back_new(kinds[type], frontend, devid, c);
     if (!b) {
-        event_close((u32)local);
-        return -ENOMEM;
+        if (local >= 0)
+            event_close((u32)local);
+        page_back(l);
+        return local < 0 ? (int)local : -ENOMEM;
     }
     b->way = &way_noxs;
-    b->page = page_alloc();
+    b->left = l;
+    b->page = l->page;
     b->page->devid = devid;
     b->page->fe_state = type == noxs_dev_vif ? XenbusStateUnknown : XenbusStateInitialising;
-    b->grant = *grant = grant_access(frontend, va_to_mfn(b->page), false);
+    *grant = l->grant;
     b->port = *port = (u32)local;
-    event_bind(b->port, back_event, b);
-    int rc = b->kind->offer(b);
+    rc = event_bind(b->port, back_event, b);
+    if (!rc)
+        rc = b->kind->offer(b);
     if (rc) {
         noxs_device_destroy(type, frontend, devid);
         return rc;
@@ -121,11 +153,8 @@ int noxs_device_destroy(u32 type, u32 frontend, u32 devid)
     back_disconnect(b); /* before the front end hears of it, and takes its pages back */
     back_set_state(b, XenbusStateClosed);
     event_close(b->port);
-    struct left *l = memory_take(sizeof *l);
-    if (!l)
-        panic("no memory to give memory back");
-    *l = (struct left){b->page, b->grant, leftovers};
-    leftovers = l;
+    b->left->next = leftovers;
+    leftovers = b->left;
     if (b->closer)
         thread_wake(b->closer);
     back_free(b);

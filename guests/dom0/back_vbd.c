@@ -104,19 +104,11 @@ bool vbd_connect(struct back *b, const struct vbd_words *w)
         back_fail(b, "it asks for rings that were not offered");
         return false;
     }
-    void *page = back_map(b, w->ref, &v->handle);
-    if (!page) {
-        back_fail(b, "its ring is not granted");
+    void *page = back_map(b, w->ref, &v->handle, "its ring is not granted");
+    if (!page)
         return false;
-    }
     v->ring = BACK_RING(page, struct blkif_request, struct blkif_response);
-    s64 port = back_bind(b, w->port);
-    if (port <= 0) {
-        back_fail(b, "its event channel is not for us");
-        return false;
-    }
-    v->port = (u32)port;
-    return true;
+    return (v->port = back_bind(b, w->port)) != 0;
 }
 
 static bool inside(const struct vbd *v, u64 sector, u64 n)

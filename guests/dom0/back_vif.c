@@ -59,7 +59,7 @@ bool vif_connect(struct back *b, const struct vif_words *w)
 {
     struct vif *v = b->own = memory_take(sizeof *v);
     if (!v) {
-        back_fail(b, "none, but dom0 has no memory left");
+        back_lack(b, -ENOMEM, "memory");
         return false;
     }
     v->sg = w->sg;
@@ -68,30 +68,20 @@ bool vif_connect(struct back *b, const struct vif_words *w)
         back_fail(b, w->copies ? "it asks for more queues than were offered" : "it does not let its buffers be copied to");
         return false;
     }
-    void *tx = back_map(b, w->tx_ref, &v->tx_handle);
+    void *tx = back_map(b, w->tx_ref, &v->tx_handle, "its rings are not granted");
     if (tx)
         v->tx = BACK_RING(tx, struct netif_tx_request, struct netif_tx_response);
-    void *rx = tx ? back_map(b, w->rx_ref, &v->rx_handle) : NULL;
+    void *rx = tx ? back_map(b, w->rx_ref, &v->rx_handle, "its rings are not granted") : NULL;
     if (rx)
         v->rx = BACK_RING(rx, struct netif_rx_request, struct netif_rx_response);
-    if (!rx) {
-        back_fail(b, "its rings are not granted");
+    if (!rx || !(v->port_tx = v->port_rx = back_bind(b, w->tx_port)))
         return false;
-    }
-    s64 port = back_bind(b, w->tx_port);
-    if (port > 0) {
-        v->port_tx = v->port_rx = (u32)port;
-        port = w->tx_port == w->rx_port ? port : back_bind(b, w->rx_port);
-    }
-    if (port <= 0) {
-        back_fail(b, "its event channel is not for us");
+    if (w->tx_port != w->rx_port && !(v->port_rx = back_bind(b, w->rx_port)))
         return false;
-    }
-    v->port_rx = (u32)port;
     v->bridge = bridge_find(b->config.vif.bridge);
     v->joined = v->bridge && bridge_join(v->bridge, b);
     if (!v->joined)
-        back_fail(b, "none, but dom0 has no memory left");
+        back_lack(b, -ENOMEM, "memory");
     return v->joined;
 }
 

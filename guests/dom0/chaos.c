@@ -11,7 +11,7 @@ static int reserve(struct guest *g)
 /* On a shell: what was asked for is applied to it; what does not fit was never given this shell. */
 static int configure(struct guest *g)
 {
-    int rc = g->shell ? step_trim(g) : 0;
+    int rc = g->shell ? step_adapt(g) : 0;
     return rc || !g->shell ? rc : step_noxs_configure(g);
 }
 

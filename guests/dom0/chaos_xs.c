@@ -87,7 +87,7 @@ static int configure(struct guest *g)
     struct scope s;
     if (!g->shell)
         return 0;
-    int rc = step_trim(g);
+    int rc = step_adapt(g);
     if (rc)
         return rc;
     scope_open(&s, g);

@@ -23,6 +23,7 @@ struct guest {
     bool built, sysctl;           /* there is a domain; it has a sysctl device */
     bool shell, pooled, ending;   /* it was one of the pool; it is one; somebody is ending it */
     u32 nvifs, nvbds;             /* devices made, of those in config */
+    u64 limit_kib;                /* what Xen lets it have, less some slack */
     u8 uuid[16];
     struct guest *next_same, *next_free; /* by domid; in a pool */
     void *own;                    /* the design's */
@@ -60,7 +61,7 @@ enum { ALL_PHASES = ~0U };
 int step_reserve(struct guest *g, bool console, bool store); /* the domain, its vCPUs, its memory */
 int step_noxs_devices(struct guest *g);   /* sysctl and vifs, on the device page */
 int step_noxs_configure(struct guest *g); /* what was asked for, into devices that are there already */
-int step_trim(struct guest *g);           /* a shell's memory, to what was asked for */
+int step_adapt(struct guest *g);          /* a shell's memory, its limit and UUID, to what was asked for */
 int step_load(struct guest *g);           /* kernel, ramdisk, page tables, first registers */
 int step_run(struct guest *g);            /* unless it is to stay paused */
 int undo_noxs_devices(struct guest *g);

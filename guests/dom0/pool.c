@@ -2,12 +2,13 @@
  *
  * A flavour is a shape (memory, vCPUs, devices) and how many shells of it are wanted. A creation claims the shell that fits best: one
  * of exactly its shape, else the one with the least too much. Memory too much is given back to Xen page by page before the guest
- * starts (step_trim), for a guest gets what its configuration says; vCPUs and devices must be those asked for, since what a shell has
+ * starts (step_adapt), for a guest gets what its configuration says; vCPUs and devices must be those asked for, since what a shell has
  * too many of would be seen by the guest. More than twice the memory is never taken: such a shell is somebody else's, and giving
  * the pages back would cost more than a new domain does.
  *
  * Whatever becomes of a claimed shell, it never comes back: one whose creation fails is destroyed. A while after the last request
- * was served the pool is filled up again, one shell after the other, giving way to a request in between.
+ * was served the pool is filled up again, one shell after the other, giving way to a request in between. If the host has no room for one
+ * more, that is said once, and tried again after the next request: a shortage may pass.
  */
 #include "alarm.h"
 #include "design.h"
@@ -17,11 +18,13 @@ struct flavour {
     const struct design *design;
     struct config shape;
     u32 wanted, there;
+    bool short_of;       /* it was said that there are fewer than wanted, and why */
     struct guest *shells;
 };
-static struct flavour flavours[FLAVOURS];
-static u32 nflavours, named;
+static struct flavour flavours[FLAVOURS]; /* without a design: a free place */
+static u32 named;
 static struct thread *filler;
+static bool filling; /* in the background a shell is being made */
 static u64 fill_at;  /* 0: there is no need to, or a request is being served */
 static bool serving;
 
@@ -43,9 +46,19 @@ static bool fits(const struct config *shell, const struct config *c)
 
 static struct flavour *flavour_of(const struct design *d, const struct config *c)
 {
-    for (u32 i = 0; i < nflavours; i++)
+    for (u32 i = 0; i < FLAVOURS; i++)
         if (flavours[i].design == d && fits(&flavours[i].shape, c) && flavours[i].shape.memory_kib == c->memory_kib)
             return &flavours[i];
+    return NULL;
+}
+
+static struct flavour *flavour_new(const struct design *d, const struct config *c)
+{
+    for (u32 i = 0; i < FLAVOURS; i++)
+        if (!flavours[i].design) {
+            flavours[i] = (struct flavour){.design = d, .shape = *c};
+            return &flavours[i];
+        }
     return NULL;
 }
 
@@ -59,17 +72,18 @@ static struct guest *take(struct flavour *f)
     return g;
 }
 
-/* One more shell. A refusal is said once; the flavour then wants no more than it has. */
-static int pool_fill_one(struct flavour *f)
+/* One more shell, or why there is none. */
+static int pool_fill_one(struct flavour *f, char *why, u32 size)
 {
     struct guest *g = guest_new(f->design, &f->shape);
-    if (!g)
-        return failure(-ENOMEM, "the pool stays at %u shells: dom0 has no memory left", f->wanted = f->there);
+    if (!g) {
+        snprintf(why, size, "dom0 has no memory left");
+        return -ENOMEM;
+    }
     snprintf(g->config.name, sizeof g->config.name, "[shell-%u]", ++named);
     int rc = guest_run(g, f->design->execute);
     if (rc) {
-        f->wanted = f->there;
-        failure(rc, "the pool stays at %u shells: %s", f->there, g->dom.error);
+        snprintf(why, size, "%s", g->dom.error);
         guest_free(g);
         return rc;
     }
@@ -79,6 +93,19 @@ static int pool_fill_one(struct flavour *f)
     f->shells = g;
     f->there++;
     return 0;
+}
+
+/* In the background, where no command waits for an answer: it is no refusal of the next one. Whether there may be one more. */
+static bool pool_grow(struct flavour *f)
+{
+    char why[sizeof f->shells->dom.error];
+    filling = true;
+    int rc = pool_fill_one(f, why, sizeof why);
+    filling = false;
+    if (rc && !f->short_of)
+        printf("pool: %u of %u shells for now: %s (%s)\n", f->there, f->wanted, why, error_name(rc));
+    f->short_of = rc != 0;
+    return !rc;
 }
 
 static void pool_refill(void *arg)
@@ -96,15 +123,15 @@ static void pool_refill(void *arg)
         if (!fill_at)
             continue;
         fill_at = 0;
-        for (u32 i = 0; i < nflavours; i++)
-            while (flavours[i].there < flavours[i].wanted && !fill_at && !serving && !pool_fill_one(&flavours[i]))
+        for (u32 i = 0; i < FLAVOURS; i++)
+            while (flavours[i].there < flavours[i].wanted && !fill_at && !serving && pool_grow(&flavours[i]))
                 thread_yield();
     }
 }
 
 bool pool_has_flavours(const struct design *d)
 {
-    for (u32 i = 0; i < nflavours; i++)
+    for (u32 i = 0; i < FLAVOURS; i++)
         if (flavours[i].design == d)
             return true;
     return false;
@@ -113,7 +140,7 @@ bool pool_has_flavours(const struct design *d)
 struct guest *pool_claim(const struct design *d, const struct config *c)
 {
     struct flavour *best = NULL;
-    for (u32 i = 0; i < nflavours; i++) {
+    for (u32 i = 0; i < FLAVOURS; i++) {
         struct flavour *f = &flavours[i];
         if (f->design == d && fits(&f->shape, c) && f->shells && (!best || f->shape.memory_kib < best->shape.memory_kib))
             best = f;
@@ -126,6 +153,8 @@ struct guest *pool_claim(const struct design *d, const struct config *c)
     struct guest *g = take(best);
     struct config old = g->config;
     g->config = *c;
+    if (c->has_uuid)
+        memcpy(g->uuid, c->uuid, sizeof g->uuid);
     for (u32 i = 0; i < c->nvifs; i++) /* an address that nobody asked for stays the shell's */
         if (!c->vifs[i].has_mac) {
             memcpy(g->config.vifs[i].mac, old.vifs[i].mac, sizeof old.vifs[i].mac);
@@ -146,32 +175,46 @@ void pool_served(void)
 
 static int report(void)
 {
-    for (u32 i = 0; i < nflavours; i++)
-        printf("%s: %u of %u shells, %lu KiB, %u vCPUs, %u vifs\n", flavours[i].design->name, flavours[i].there, flavours[i].wanted,
+    for (u32 i = 0; i < FLAVOURS; i++)
+        if (flavours[i].design)
+            printf("%s: %u of %u shells, %lu KiB, %u vCPUs, %u vifs\n", flavours[i].design->name, flavours[i].there, flavours[i].wanted,
                flavours[i].shape.memory_kib, flavours[i].shape.vcpus, flavours[i].shape.nvifs);
     return 0;
 }
 
 static int resize(struct flavour *f, u32 wanted)
 {
+    char why[sizeof f->shells->dom.error];
     u64 all = wanted;
-    for (u32 i = 0; i < nflavours; i++)
+    int rc = 0;
+    for (u32 i = 0; i < FLAVOURS; i++)
         all += &flavours[i] == f ? 0 : flavours[i].wanted;
     if (all > POOL_MOST)
         return failure(0, "the pool is full: it holds %d shells at most", POOL_MOST);
     f->wanted = wanted;
-    while (f->there < f->wanted) {
-        int rc = pool_fill_one(f);
-        if (rc)
-            return rc;
+    f->short_of = false;
+    while (f->there < f->wanted && !rc)
+        rc = pool_fill_one(f, why, sizeof why);
+    if (rc) {
+        f->wanted = f->there;
+        failure(rc, "the pool stays at %u shells: %s", f->there, why);
     }
     while (f->there > f->wanted) {
         struct guest *g = take(f);
         guest_end(g);
         guest_free(g);
     }
-    printf("pool of %u shells\n", f->there);
-    return 0;
+    if (!rc)
+        printf("pool of %u shells\n", f->there);
+    if (!f->wanted)
+        *f = (struct flavour){0}; /* its place is free for another one */
+    return rc;
+}
+
+static bool is_quiet(void *arg)
+{
+    (void)arg;
+    return !filling;
 }
 
 static int pool(u32 n, char **words)
@@ -192,15 +235,20 @@ static int pool(u32 n, char **words)
         return failure(0, "%s", error);
     if (c.nvbds)
         return failure(0, "%s: a shell has no disks", words[1]);
+    while (filling) /* whoever is filling a flavour knows it by its place */
+        thread_wait(is_quiet, NULL);
     struct flavour *f = flavour_of(design_chosen, &c);
-    if (!f && nflavours == FLAVOURS)
-        return failure(-ENOSPC, "there are %d flavours already", FLAVOURS);
-    if (!f) {
-        f = &flavours[nflavours++];
-        *f = (struct flavour){.design = design_chosen, .shape = c};
-    }
+    if (!f && !(f = flavour_new(design_chosen, &c)))
+        return failure(-ENOSPC, "there are %d flavours already: `pool FILE 0` gives one up", FLAVOURS);
     if (!filler)
         filler = thread_start("pool", pool_refill, NULL);
-    return resize(f, (u32)wanted);
+    bool due = fill_at;
+    serving = true; /* not two at once */
+    fill_at = 0;
+    int rc = resize(f, (u32)wanted);
+    if (due)
+        pool_served();
+    serving = false;
+    return rc;
 }
 COMMAND(pool, "[FILE SIZE]", "shells of the shape that FILE asks for", 0, 2, pool);

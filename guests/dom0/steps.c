@@ -3,6 +3,13 @@
 
 enum { SLACK_KIB = 1024, MAX_EVTCHN_PORT = 1023, GRANT_FRAMES_GUEST = 64, MAPTRACK_FRAMES_GUEST = 1024 }; /* as xl gives them */
 
+static int limit(struct guest *g)
+{
+    int rc = xc_domain_setmaxmem(g->domid, g->config.maxmem_kib + SLACK_KIB);
+    g->limit_kib = g->config.maxmem_kib;
+    return rc ? guest_fail(g, rc, "its limits cannot be set") : 0;
+}
+
 int step_reserve(struct guest *g, bool console, bool store)
 {
     struct dom *d = &g->dom;
@@ -20,7 +27,7 @@ int step_reserve(struct guest *g, bool console, bool store)
     d->store_domid = store_domid;
     if ((rc = xc_domain_max_vcpus(g->domid, g->config.maxvcpus)) || (rc = xc_physinfo(&cpus, NULL, NULL)))
         return guest_fail(g, rc, "it cannot have so many vCPUs");
-    if ((rc = xc_domain_setmaxmem(g->domid, g->config.maxmem_kib + SLACK_KIB)) || (rc = xc_domain_set_tsc_info(g->domid, 0)))
+    if ((rc = limit(g)) || (rc = xc_domain_set_tsc_info(g->domid, 0)))
         return guest_fail(g, rc, "its limits cannot be set");
     if (store) {
         s64 port = xc_evtchn_alloc_unbound(g->domid, store_domid);
@@ -87,17 +94,18 @@ int step_noxs_configure(struct guest *g)
     return 0;
 }
 
-int step_trim(struct guest *g)
+int step_adapt(struct guest *g)
 {
     struct dom *d = &g->dom;
     u64 pages = g->config.memory_kib / (PAGE_SIZE >> 10);
     int rc;
-    if (d->pages == pages)
-        return 0;
-    if ((rc = xc_decrease_reservation(g->domid, d->pages - pages, d->p2m + pages)) ||
-        (rc = xc_domain_setmaxmem(g->domid, g->config.maxmem_kib + SLACK_KIB)))
+    if (d->pages != pages && (rc = xc_decrease_reservation(g->domid, d->pages - pages, d->p2m + pages)))
         return guest_fail(g, rc, "what its shell has too much of cannot be given back");
     d->pages = pages;
+    if (g->limit_kib != g->config.maxmem_kib && (rc = limit(g)))
+        return rc;
+    if (g->config.has_uuid && (rc = xc_domain_sethandle(g->domid, g->config.uuid)))
+        return guest_fail(g, rc, "its shell cannot have its UUID");
     return 0;
 }
 

@@ -22,6 +22,7 @@ int xc_domain_shutdown(u32 domid, u32 reason);
 int xc_domain_max_vcpus(u32 domid, u32 n);
 int xc_vcpu_setaffinity(u32 domid, u32 vcpu, u64 cpus);
 int xc_domain_setmaxmem(u32 domid, u64 kib);
+int xc_domain_sethandle(u32 domid, const u8 handle[16]); /* its UUID */
 int xc_domain_set_tsc_info(u32 domid, u32 mode);
 int xc_cpuid_apply_policy(u32 domid);
 int xc_domain_set_address_size(u32 domid, u32 bits);

@@ -55,6 +55,13 @@ int xc_vcpu_setaffinity(u32 domid, u32 vcpu, u64 cpus)
     return domctl(&c, DOMCTL_setvcpuaffinity, domid);
 }
 
+int xc_domain_sethandle(u32 domid, const u8 handle[16])
+{
+    struct domctl c = {0};
+    memcpy(c.u.handle.handle, handle, sizeof c.u.handle.handle);
+    return domctl(&c, DOMCTL_setdomainhandle, domid);
+}
+
 int xc_domain_setmaxmem(u32 domid, u64 kib)
 {
     struct domctl c = {.u.max_mem.kib = kib};

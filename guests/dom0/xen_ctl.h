@@ -5,7 +5,7 @@
 #define DOMCTL_INTERFACE_VERSION 0x15
 #define SYSCTL_INTERFACE_VERSION 0x15
 enum { DOMCTL_createdomain = 1, DOMCTL_destroydomain = 2, DOMCTL_pausedomain = 3, DOMCTL_unpausedomain = 4, DOMCTL_getdomaininfo = 5,
-       DOMCTL_setvcpuaffinity = 9, DOMCTL_max_mem = 11, DOMCTL_setvcpucontext = 12, DOMCTL_max_vcpus = 15, DOMCTL_hypercall_init = 22,
+       DOMCTL_setvcpuaffinity = 9, DOMCTL_max_mem = 11, DOMCTL_setvcpucontext = 12, DOMCTL_max_vcpus = 15, DOMCTL_setdomainhandle = 17, DOMCTL_hypercall_init = 22,
        DOMCTL_set_address_size = 35, DOMCTL_settscinfo = 60, DOMCTL_set_virq_handler = 66 };
 enum { SYSCTL_physinfo = 3, SYSCTL_getdomaininfolist = 6, SYSCTL_getcpuinfo = 8 };
 enum { DOMINF_dying = 1, DOMINF_shutdown = 4, DOMINF_paused = 8, DOMINF_blocked = 16, DOMINF_running = 32, DOMINF_shutdownshift = 16 };
@@ -37,6 +37,7 @@ struct domctl {
         struct ctl_domaininfo info;
         struct { u32 vcpu, flags; struct ctl_bitmap hard, soft; } affinity;
         struct { u64 kib; } max_mem;
+        struct { u8 handle[16]; } handle;
         struct { u32 vcpu; const void *context; } context;
         struct { u32 max; } max_vcpus;
         struct { u64 gmfn; } hypercall_init;

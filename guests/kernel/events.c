@@ -67,14 +67,15 @@ void events_unmask(void)
         hypercall_xen_version(XENVER_version, NULL);
 }
 
-void event_bind(u32 port, event_handler handler, void *arg)
+int event_bind(u32 port, event_handler handler, void *arg)
 {
     struct evtchn_port p = {port};
+    if (FIFO && fifo_reach(port))
+        return -ENOMEM;
     handlers[port].run = handler;
     handlers[port].arg = arg;
-    if (FIFO)
-        fifo_reach(port);
     hypercall_event_channel_op(EVTCHNOP_unmask, &p);
+    return 0;
 }
 
 void event_unbind(u32 port)

@@ -20,21 +20,27 @@ void fifo_init(void)
     struct evtchn_init_control c = {va_to_mfn(control), 0, 0, 0, {0}};
     if (hypercall_event_channel_op(EVTCHNOP_init_control, &c))
         panic("no event queues");
-    fifo_reach(0);
+    if (fifo_reach(0))
+        panic("no event words");
 }
 
 /* Until its page is there a port is not raised; Xen does that then. */
-void fifo_reach(u32 port)
+int fifo_reach(u32 port)
 {
     while (port / WORDS >= pages) {
-        u32 *page = page_alloc();
+        u32 *page = page_take();
+        if (!page)
+            return -ENOMEM;
         for (u32 i = 0; i < WORDS; i++)
             page[i] = 1U << MASKED;
-        words[pages++] = page;
         struct evtchn_expand_array e = {va_to_mfn(page)};
-        if (hypercall_event_channel_op(EVTCHNOP_expand_array, &e))
-            panic("no event words for port %u", port);
+        if (hypercall_event_channel_op(EVTCHNOP_expand_array, &e)) {
+            page_free(page);
+            return -ENOMEM;
+        }
+        words[pages++] = page;
     }
+    return 0;
 }
 
 void fifo_mask(u32 port)

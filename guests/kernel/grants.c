@@ -17,31 +17,35 @@ static void release(u32 ref)
     last_free = ref;
 }
 
-static void grow(void)
+/* One frame more. -ENOSPC: neither we nor Xen have room for one. */
+static int grow(void)
 {
     u64 list[GRANT_FRAMES];
     struct gnttab_setup_table s = {DOMID_SELF, frames + 1, 0, list};
     if (frames == GRANT_FRAMES || hypercall_grant_table_op(GNTTABOP_setup_table, &s, 1) || s.status)
-        panic("out of grants");
+        return -ENOSPC;
     char *at = (char *)grant_table + frames * PAGE_SIZE;
     if (!frames)
         at = (char *)(grant_table = area_reserve_run(GRANT_FRAMES));
     if (map_frame((u64)at, list[frames], PTE_P | PTE_W | PTE_U | PTE_A | PTE_D))
-        panic("cannot map the grant table");
+        return -ENOMEM;
     for (u32 ref = frames ? frames * A_FRAME : FIRST; ref < (frames + 1) * A_FRAME; ref++)
         release(ref);
     frames++;
+    return 0;
 }
 
 void grants_init(void)
 {
-    grow();
+    if (grow())
+        panic("no grant table");
 }
 
-u32 grant_access(u32 domid, u64 mfn, bool readonly)
+s64 grant_offer(u32 domid, u64 mfn, bool readonly)
 {
-    if (!first_free)
-        grow();
+    int rc = first_free ? 0 : grow();
+    if (rc)
+        return rc;
     u32 ref = first_free;
     first_free = free_next[ref];
     free_next[ref] = IN_USE;
@@ -50,6 +54,14 @@ u32 grant_access(u32 domid, u64 mfn, bool readonly)
     barrier();
     grant_table[ref].flags = GTF_permit_access | (readonly ? GTF_readonly : 0);
     return ref;
+}
+
+u32 grant_access(u32 domid, u64 mfn, bool readonly)
+{
+    s64 ref = grant_offer(domid, mfn, readonly);
+    if (ref < 0)
+        panic("out of grants");
+    return (u32)ref;
 }
 
 /* False: the other side still has it mapped. */

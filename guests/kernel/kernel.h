@@ -68,10 +68,11 @@ s64 hypercall_bare(u64 number, u64 a, u64 b, u64 c);
 /* events.c */
 typedef void (*event_handler)(u32 port, void *arg);
 void events_init(void);
-void event_bind(u32 port, event_handler handler, void *arg); /* and unmasks it */
+int event_bind(u32 port, event_handler handler, void *arg); /* and unmasks it; -ENOMEM, which only dom0 with its many ports can meet */
 void event_unbind(u32 port);
 void event_run(u32 port); /* its handler */
-void fifo_init(void), fifo_reach(u32 port), fifo_mask(u32 port), fifo_run(void); /* events_fifo.c */
+void fifo_init(void), fifo_mask(u32 port), fifo_run(void); /* events_fifo.c */
+int fifo_reach(u32 port); /* -ENOMEM */
 void event_send(u32 port);
 void events_mask(void);
 void events_unmask(void);
@@ -88,7 +89,8 @@ u64 pfn_to_mfn(u64 pfn);
 u64 mfn_to_pfn(u64 mfn);
 u64 va_to_mfn(const void *va); /* of memory below 16 MiB */
 u64 va_to_machine(const void *va);
-void *page_alloc(void); /* zeroed */
+void *page_alloc(void); /* zeroed; panics when there is none */
+void *page_take(void);  /* NULL instead */
 void page_free(void *page); /* fills it with junk */
 u64 pages_free(void);
 u64 *pte_slot(u64 va, int level); /* the entry that covers va, as mapped here (read-only); NULL if a table is missing */
@@ -117,7 +119,8 @@ u64 heap_free(void); /* bytes */
 /* grants.c */
 void grants_init(void);
 extern struct grant_entry *grant_table;
-u32 grant_access(u32 domid, u64 mfn, bool readonly);
+u32 grant_access(u32 domid, u64 mfn, bool readonly); /* panics when there is none left */
+s64 grant_offer(u32 domid, u64 mfn, bool readonly);  /* -ENOSPC, -ENOMEM instead */
 bool grant_end(u32 ref);
 
 /* time.c */

@@ -29,7 +29,7 @@ static void run_add(void *first, u64 pages)
     free_count += pages;
 }
 
-void *page_alloc(void)
+void *page_take(void)
 {
     static bool growing;
     if (free_count <= 1 && !growing) { /* the last one becomes the table for more */
@@ -41,11 +41,19 @@ void *page_alloc(void)
     }
     struct run *run = free_runs;
     if (!run)
-        panic("out of memory");
+        return NULL;
     if (!--run->pages)
         free_runs = run->next;
     free_count--;
     return memset((char *)run + run->pages * PAGE_SIZE, 0, PAGE_SIZE);
+}
+
+void *page_alloc(void)
+{
+    void *page = page_take();
+    if (!page)
+        panic("out of memory");
+    return page;
 }
 
 void page_free(void *page)

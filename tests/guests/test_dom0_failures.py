@@ -17,6 +17,8 @@ FILES = {
     "crashes.json": json.dumps(CRASHES).encode(),
     "huge.json": json.dumps({"name": "huge", "kernel": "daytime", "memory": 900, "vifs": [{}]}).encode(),
     "many.json": json.dumps({"name": "many", "kernel": "daytime", "memory": 8, "vcpus": 4000}).encode(),
+    "eight.json": json.dumps({"name": "eight", "kernel": "noop", "memory": 4, "paused": True, "vifs": [{}] * 8}).encode(),
+    "noop": images.path("noop").read_bytes(),
     "rubbish": b"\x7fELF but nothing more",
     "rubbish.json": json.dumps({"name": "rubbish", "kernel": "rubbish", "memory": 8, "vifs": [{}]}).encode(),
 }
@@ -110,3 +112,63 @@ def test_memory_runs_out_guest_by_guest(control: compare.Control) -> None:
     assert control.command("list") == names and control.host.hypervisor.frames.free_count == before
     control.command("destroy d2")
     control.command("create 00003.json d2")
+
+
+NOXS = ("chaos-noxs", "lightvm")
+
+
+def attempt(control: compare.Control, line: str) -> str:
+    """What the command said, or its one error."""
+    try:
+        return control.command(line)
+    except compare.CommandError as error:
+        assert "\n" not in str(error)
+        return f"error: {error}"
+
+
+def test_dom0s_ports_run_out_in_a_creation(control: compare.Control) -> None:
+    """dom0 has room for so many more ports only, from none on. A device whose port the toolstack cannot make refuses the
+    creation; one whose back end finds out when its guest connects is told of, in words that do not blame the guest. Either
+    way nothing is kept."""
+    table = control.host.hypervisor.domains[0].evtchn
+    enough = table.max_port
+    before: dict[str, object] | None = None
+    said = []
+    for room in (0, *range(5)):
+        table.max_port = max(table.ports) + room
+        said.append(attempt(control, "create 00002.json short"))
+        if "created" in said[-1]:
+            attempt(control, "destroy short")  # under xl a guest that gives up is gone already
+        table.max_port = enough
+        control.refill()
+        before = before or held(control)
+        assert held(control) == before
+    for one in said:
+        assert "error" in one or "dom0 has no event channel left (ENOSPC)" in one or one.count("\n") == 0, said
+        assert "at fault" not in one
+    assert "ENOSPC" in said[0] or control.design == "lightvm", said  # a shell has its ports
+    assert "ENOSPC" not in said[-1] and said[-1].startswith("created"), said
+    assert any("ENOSPC" in one for one in said)
+    control.create(3)
+
+
+@pytest.mark.parametrize("design", NOXS)
+def test_dom0s_grants_run_out_in_a_creation(design: str) -> None:
+    """Over noxs dom0 grants a page a device: the guest after the last grant is refused, whole, and can be made when another
+    one is gone."""
+    control = compare.Control(design, "noop", 64, files=FILES, fewest=64)
+    grants = control.host.hypervisor.domains[0].grants
+    grants.max_frames = 1  # of 512 entries
+    made, error = 0, ""
+    while made < 64 and not error:
+        said = attempt(control, f"create eight.json e{made}")
+        made, error = (made, said) if said.startswith("error") else (made + 1, "")
+        before = held(control)
+    assert 40 < made < 64 and re.search(r"its back end refuses a device \(ENOSPC\)$", error), (made, error)
+    for _ in range(2):
+        assert attempt(control, "create eight.json again") == error.replace(f"e{made}", "again")
+        assert held(control) == before
+    control.command("destroy e7")
+    control.command("create eight.json again")
+    assert held(control) == before
+    control.close()

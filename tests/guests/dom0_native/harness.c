@@ -55,7 +55,7 @@ u64 heap_free(void) { return 0; }
 u64 pages_free(void) { return 0; }
 u64 now(void) { return (u64)call("now", 0, 0, 0); }
 u64 wall_clock(u32 *nanoseconds) { *nanoseconds = 120000000; return 1000; }
-void event_bind(u32 port, event_handler handler, void *arg) { (void)port, (void)handler, (void)arg; }
+int event_bind(u32 port, event_handler handler, void *arg) { (void)port, (void)handler, (void)arg; return 0; }
 s64 event_bind_virq(u32 virq, u32 vcpu) { (void)virq, (void)vcpu; return -1; }
 /* Threads: one runs when somebody waits for it, up to its own first wait; there the test takes over. */
 static struct { void (*run)(void *); void *arg; } waiting;
@@ -75,6 +75,11 @@ void thread_sleep(void)
         panic("nobody can run");
     if (!__builtin_setjmp(stacks))
         run(waiting.arg);
+}
+void thread_wait(bool (*ready)(void *), void *arg)
+{
+    while (!ready(arg))
+        thread_sleep();
 }
 void thread_yield(void) { }
 void thread_wake(struct thread *t) { (void)t; }
@@ -124,6 +129,7 @@ int xc_domain_pause(u32 domid) { return (int)call("domain_pause", domid, 0, 0); 
 int xc_domain_unpause(u32 domid) { return (int)call("domain_unpause", domid, 0, 0); }
 int xc_domain_max_vcpus(u32 domid, u32 n) { return (int)call("domain_max_vcpus", domid, n, 0); }
 int xc_domain_setmaxmem(u32 domid, u64 kib) { return (int)call("domain_setmaxmem", domid, kib, 0); }
+int xc_domain_sethandle(u32 domid, const u8 handle[16]) { return (int)call("domain_sethandle", domid, (u64)handle, 0); }
 int xc_domain_set_tsc_info(u32 domid, u32 mode) { return (int)call("domain_set_tsc_info", domid, mode, 0); }
 int xc_domain_getinfo(u32 domid, struct xc_info *i)
 {
