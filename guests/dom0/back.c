@@ -291,10 +291,45 @@ void back_let_go(void)
     held = false;
 }
 
+static volatile bool stopped;
+
+bool back_stopped(void)
+{
+    return stopped;
+}
+
+static bool is_running(void *arg)
+{
+    (void)arg;
+    return !stopped;
+}
+
+/* To see what a toolstack makes of it: back ends that hear nothing, as if their driver had been taken away, until they start again. */
+static int backends(u32 n, char **words)
+{
+    if (n == 1) {
+        printf("the back ends %s\n", stopped ? "are stopped" : "run");
+        return 0;
+    }
+    bool stop = !strcmp(words[1], "stop");
+    if (!stop && strcmp(words[1], "start"))
+        return failure(0, "stop or start");
+    back_hold(); /* none is in the middle of something */
+    bool again = stopped && !stop;
+    stopped = stop;
+    back_let_go();
+    if (again)
+        backends_rescan();
+    return 0;
+}
+COMMAND(backends, "[stop|start]", "back ends that hear nothing any more, or do again", 0, 1, backends);
+
 static void work(void *arg)
 {
     (void)arg;
     for (;;) {
+        while (stopped)
+            thread_wait(is_running, NULL);
         back_hold();
         events_mask();
         struct back *b = stirred_first;

@@ -63,6 +63,7 @@ bool back_is_lack(s64 rc);                 /* is it such an errno? */
 void back_refuse(struct back *b, const char *cause); /* there is no such device: whose fault ever, not the front end's */
 void back_hold(void);                      /* no device is worked on meanwhile: for who sleeps in the middle of a change */
 void back_let_go(void);
+bool back_stopped(void);                   /* by the command `backends stop` */
 int back_map_of(u32 domid, u32 ref, void **page, u32 *handle); /* -EPERM: not granted; -ENOMEM, -ENOSPC: not enough here to map it */
 void *back_map(struct back *b, u32 ref, u32 *handle, const char *what); /* the same; NULL: what is wrong has been said, `what` if not granted */
 void back_unmap(void *page, u32 handle);
@@ -80,7 +81,9 @@ bool bridge_join(struct bridge *g, struct back *b);
 void bridge_leave(struct bridge *g, struct back *b);
 void bridge_frame(struct bridge *g, struct back *from, u8 *frame, u32 n, bool blank); /* to whom it may concern */
 
-/* back_xs.c: nodes of either end; "" or the number given where there is none */
+/* back_xs.c: all devices are looked for, and those known whether they are still there */
+void backends_rescan(void);
+/* nodes of either end; "" or the number given where there is none */
 void back_put(struct back *b, const char *name, const char *format, ...) __attribute__((format(printf, 3, 4)));
 bool back_text(const char *directory, const char *name, char *to, u32 size);
 u64 back_number(const char *directory, const char *name, u64 otherwise);

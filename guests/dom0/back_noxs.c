@@ -80,7 +80,7 @@ static void collect(void)
 int noxs_device_create(u32 type, u32 frontend, u32 devid, const union device_config *c, u32 *grant, u32 *port)
 {
     struct left *l;
-    if (type >= COUNT(kinds) || !kinds[type])
+    if (type >= COUNT(kinds) || !kinds[type] || back_stopped())
         return -ENODEV;
     if (back_find(type, frontend, devid))
         return -EEXIST;

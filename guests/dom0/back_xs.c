@@ -3,8 +3,9 @@
  */
 #include "back.h"
 #include "store_watch.h"
+#include "xc.h"
 
-enum { PARTS = 4 };
+enum { PARTS = 4, SCAN = 32 };
 static const struct back_kind *const kinds[] = {&back_vif, &back_vbd};
 #define ROOT "/local/domain/0/backend"
 
@@ -181,6 +182,8 @@ static void backend_event(const char *path, const char *token)
     static char names[PARTS][32];
     u32 frontend, devid, n = parts(path, names);
     (void)token;
+    if (back_stopped())
+        return; /* what has come and gone is looked for when they start again */
     back_hold();
     if (n == 1 || n == 2)
         directory_event(path);
@@ -188,6 +191,36 @@ static void backend_event(const char *path, const char *token)
         if (!strcmp(kinds[i]->name, names[0]) && number(names[1], &frontend) && number(names[2], &devid))
             device_event(kinds[i], frontend, devid);
     back_let_go();
+}
+
+/* As a driver of Linux's does when it is registered (xenbus_probe_devices). */
+void backends_rescan(void)
+{
+    static struct xc_info infos[SCAN];
+    static char devices[1024];
+    char path[64];
+    u32 first = 0, devid;
+    s64 got;
+    if (!store_domid)
+        return;
+    back_hold();
+    for (struct back *b = back_next(NULL), *next; b; b = next) {
+        next = back_next(b);
+        if (b->way == &way_xs)
+            device_event(b->kind, b->frontend, b->devid);
+    }
+    for (; (got = xc_domain_getinfolist(first, SCAN, infos)) > 0; first = infos[got - 1].domid + 1)
+        for (s64 i = 0; i < got; i++)
+            for (u32 k = 0; k < COUNT(kinds); k++) {
+                snprintf(path, sizeof path, "%s/%s/%u", ROOT, kinds[k]->name, infos[i].domid);
+                int n = xenstore_directory(0, path, devices, sizeof devices);
+                for (char *p = devices; n < (int)sizeof devices && p < devices + n; p += strlen(p) + 1)
+                    if (number(p, &devid))
+                        device_event(kinds[k], infos[i].domid, devid);
+            }
+    back_let_go();
+    for (struct back *b = back_next(NULL); b; b = back_next(b))
+        back_stir(b); /* what happened meanwhile */
 }
 
 static struct back *named(const char *token)

@@ -17,7 +17,9 @@ FILES = {
     "crashes.json": json.dumps(CRASHES).encode(),
     "huge.json": json.dumps({"name": "huge", "kernel": "daytime", "memory": 900, "vifs": [{}]}).encode(),
     "many.json": json.dumps({"name": "many", "kernel": "daytime", "memory": 8, "vcpus": 4000}).encode(),
-    "eight.json": json.dumps({"name": "eight", "kernel": "noop", "memory": 4, "paused": True, "vifs": [{}] * 8}).encode(),
+    "eight.json": json.dumps(
+        {"name": "eight", "kernel": "noop", "memory": 4, "paused": True, "vifs": [{}] * 8}
+    ).encode(),
     "noop": images.path("noop").read_bytes(),
     "rubbish": b"\x7fELF but nothing more",
     "rubbish.json": json.dumps({"name": "rubbish", "kernel": "rubbish", "memory": 8, "vifs": [{}]}).encode(),
@@ -114,9 +116,6 @@ def test_memory_runs_out_guest_by_guest(control: compare.Control) -> None:
     control.command("create 00003.json d2")
 
 
-NOXS = ("chaos-noxs", "lightvm")
-
-
 def attempt(control: compare.Control, line: str) -> str:
     """What the command said, or its one error."""
     try:
@@ -127,9 +126,9 @@ def attempt(control: compare.Control, line: str) -> str:
 
 
 def test_dom0s_ports_run_out_in_a_creation(control: compare.Control) -> None:
-    """dom0 has room for so many more ports only, from none on. A device whose port the toolstack cannot make refuses the
-    creation; one whose back end finds out when its guest connects is told of, in words that do not blame the guest. Either
-    way nothing is kept."""
+    """dom0 has room for so many more ports only, from none on. A device whose port the toolstack cannot make refuses
+    the creation; one whose back end finds out when its guest connects is told of, in words that do not blame the guest.
+    Either way nothing is kept."""
     table = control.host.hypervisor.domains[0].evtchn
     enough = table.max_port
     before: dict[str, object] | None = None
@@ -144,7 +143,6 @@ def test_dom0s_ports_run_out_in_a_creation(control: compare.Control) -> None:
         before = before or held(control)
         assert held(control) == before
     for one in said:
-        assert "error" in one or "dom0 has no event channel left (ENOSPC)" in one or one.count("\n") == 0, said
         assert "at fault" not in one
     assert "ENOSPC" in said[0] or control.design == "lightvm", said  # a shell has its ports
     assert "ENOSPC" not in said[-1] and said[-1].startswith("created"), said
@@ -152,10 +150,10 @@ def test_dom0s_ports_run_out_in_a_creation(control: compare.Control) -> None:
     control.create(3)
 
 
-@pytest.mark.parametrize("design", NOXS)
+@pytest.mark.parametrize("design", ["chaos-noxs", "lightvm"])
 def test_dom0s_grants_run_out_in_a_creation(design: str) -> None:
-    """Over noxs dom0 grants a page a device: the guest after the last grant is refused, whole, and can be made when another
-    one is gone."""
+    """Over noxs dom0 grants a page a device: the guest after the last grant is refused, whole, and can be made when
+    another one is gone."""
     control = compare.Control(design, "noop", 64, files=FILES, fewest=64)
     grants = control.host.hypervisor.domains[0].grants
     grants.max_frames = 1  # of 512 entries
@@ -172,3 +170,54 @@ def test_dom0s_grants_run_out_in_a_creation(design: str) -> None:
     control.command("create eight.json again")
     assert held(control) == before
     control.close()
+
+
+def later(control: compare.Control, seconds: int) -> str:
+    """What dom0 says in this much virtual time."""
+    machine, timers = control.host.machine, control.host.hypervisor.timers
+    until = machine.now + seconds * 10**9
+    while (due := timers.next()) is not None and due <= until:
+        machine.skip_to(due)
+        control.host.settle()
+    return control._output().replace("\r", "").removesuffix(compare.PROMPT).strip()
+
+
+REFUSED = {  # with back ends that hear nothing; the others wait for nobody, as their originals
+    "xl": r"short: a back end was not ready within 10 seconds \(EAGAIN\)$",
+    "chaos-noxs": r"short: its back end refuses a device \(ENODEV\)$",
+}
+
+
+def test_back_ends_that_are_stopped(control: compare.Control) -> None:
+    """A design that needs to hear from the back end refuses and leaves nothing; one that does not makes a guest whose
+    device waits, and is served when the back ends start again."""
+
+    def devices() -> list[str]:
+        return [line for line in control.command("devices").splitlines() if line.startswith("vif 0 ")]
+
+    def once() -> dict[str, object]:
+        control.command("backends stop")
+        said = attempt(control, "create 00002.json short")
+        if control.design == "xl":
+            assert not said  # it waits
+            said = later(control, 11)
+        if control.design in REFUSED:
+            assert re.search(REFUSED[control.design], said), said
+            assert "short" not in control.command("list")
+            control.command("backends start")
+        else:
+            assert said.startswith("created short domid"), said
+            domid = said.split()[3]
+            assert not any("state 4" in line for line in devices() if f"domain {domid}:" in line)
+            control.command("backends start")
+            assert any("state 4, front end 4" in line for line in devices() if f"domain {domid}:" in line), devices()
+            control.command("backends stop")  # a guest goes while nobody hears it
+            control.command("destroy short")
+            control.command("backends start")
+            assert not any(f"domain {domid}:" in line for line in devices())
+        control.refill()
+        return held(control)
+
+    once()
+    assert once() == once()
+    control.create(3)
