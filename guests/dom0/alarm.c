@@ -3,6 +3,7 @@
 
 static struct alarm *alarms;
 static struct thread *clock;
+THREAD_STACK(stack);
 static u64 armed; /* the timer is set to this; 0: it is not */
 
 static void tick(void *arg)
@@ -36,7 +37,7 @@ void alarm_set(struct alarm *a, u64 when)
     a->next = *at;
     *at = a;
     if (!clock)
-        clock = thread_start("alarms", tick, NULL);
+        clock = thread_start_on(stack, "alarms", tick, NULL);
     else if (!armed || when < armed)
         thread_wake(clock);
 }

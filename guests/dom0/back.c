@@ -148,7 +148,7 @@ void back_set_state(struct back *b, u32 state)
 
 int back_map_of(u32 domid, u32 ref, void **page, u32 *handle)
 {
-    void *at = area_reserve();
+    void *at = area_try();
     struct gnttab_map map = {(u64)at, GNTMAP_host_map, ref, (u16)domid, 0, 0, 0};
     if (!at)
         return -ENOMEM;

@@ -18,6 +18,7 @@ struct console {
 static struct console *consoles[HASH];
 static struct console *volatile stirred;
 static struct thread *server;
+THREAD_STACK(stack);
 
 static struct console *find(u32 domid)
 {
@@ -209,7 +210,7 @@ int console_type(u32 domid, const char *text, u64 n)
 
 void consoles_init(void)
 {
-    server = thread_start("consoles", serve, NULL);
+    server = thread_start_on(stack, "consoles", serve, NULL);
     store_listen("domlist", domains_event);
     store_listen("console:", console_event);
     xenstore_watch("@introduceDomain", "domlist");

@@ -42,11 +42,11 @@ static struct left *leftovers;
 static int page_offer(u32 frontend, struct left **made)
 {
     struct left *l = memory_take(sizeof *l);
-    if (!l || !(l->page = page_take())) {
+    if (!l || !(l->page = page_try())) {
         memory_release(l);
         return -ENOMEM;
     }
-    s64 ref = grant_offer(frontend, va_to_mfn(l->page), false);
+    s64 ref = grant_try(frontend, va_to_mfn(l->page), false);
     if (ref < 0) {
         page_free(l->page);
         memory_release(l);

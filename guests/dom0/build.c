@@ -21,6 +21,12 @@ static int failed(struct dom *d, int rc, const char *what)
     return rc < 0 ? rc : -EINVAL;
 }
 
+/* Of what is done in dom0's own memory: tables for its mappings, records. */
+static int failed_here(struct dom *d, int rc, const char *what)
+{
+    return failed(d, rc, rc == -ENOMEM ? "dom0 has no memory left to build it" : what);
+}
+
 static u64 pages_of(u64 bytes)
 {
     return (bytes + PAGE_SIZE - 1) >> PAGE_SHIFT;
@@ -174,7 +180,7 @@ int dom_kernel(struct dom *d)
         rc = put(d, m->segments[i].va - m->virt_base, m->segments[i].data, m->segments[i].file_size);
     if (!rc && d->ramdisk_size)
         rc = put(d, d->module_pfn * PAGE_SIZE, d->ramdisk, d->ramdisk_size);
-    return rc ? failed(d, rc, "the kernel cannot be copied to the domain") : 0;
+    return rc ? failed_here(d, rc, "the kernel cannot be copied to the domain") : 0;
 }
 
 /* A span's tables from level `top` on, in the order of levels and addresses; `at` is where they are mapped in a row here. */
@@ -289,18 +295,18 @@ int dom_boot(struct dom *d)
     d->store_mfn = d->store_port ? d->p2m[d->store_pfn] : 0;
     d->console_mfn = d->console_port ? d->p2m[d->console_pfn] : 0;
     if ((rc = fill(d)))
-        return failed(d, rc, "p2m list and page tables cannot be written");
+        return failed_here(d, rc, "p2m list and page tables cannot be written");
     u64 page = d->image.hypercall_page;
     if (page != NONE && (rc = xc_domain_hypercall_init(d->domid, d->p2m[(page - d->image.virt_base) >> PAGE_SHIFT])))
         return failed(d, rc, "Xen refuses the hypercall page");
     if ((rc = xc_pin_l4(d->domid, d->p2m[d->tables_pfn])))
         return failed(d, rc, "Xen refuses the page tables");
     if ((rc = mask_upcalls(d)))
-        return failed(d, rc, "the shared page cannot be mapped");
+        return failed_here(d, rc, "the shared page cannot be mapped");
     if ((rc = xc_gnttab_seed(d->domid, d->console_mfn, d->console_domid, d->store_mfn, d->store_domid)))
-        return failed(d, rc, "the rings cannot be granted");
+        return failed_here(d, rc, "the rings cannot be granted");
     if ((rc = first_registers(d)))
-        return failed(d, rc, "Xen refuses the first registers");
+        return failed_here(d, rc, "Xen refuses the first registers");
     return 0;
 }
 

@@ -23,14 +23,17 @@ static u32 place(const char *path)
     return hash % HASH;
 }
 
-static void add(struct file file)
+static bool add(struct file file)
 {
     if (count == room) {
         u32 more = room * 2 + 64;
         struct file *f = memory_take(more * sizeof *f);
         u32 *n = memory_take(more * sizeof *n);
-        if (!f || !n)
-            panic("no memory for the list of files");
+        if (!f || !n) {
+            memory_release(f);
+            memory_release(n);
+            return false;
+        }
         memcpy(f, files, count * sizeof *f);
         memcpy(n, next, count * sizeof *n);
         memory_release(files);
@@ -43,6 +46,7 @@ static void add(struct file file)
     next[count] = first[at];
     files[count++] = file;
     first[at] = count;
+    return true;
 }
 
 static u64 field(const char *header, u32 n)
@@ -78,8 +82,11 @@ void files_init(void)
         }
         if (!strcmp(name, "TRAILER!!!"))
             return;
-        if ((field(at, FIELD_MODE) & 0170000) == 0100000)
-            add((struct file){name, (const u8 *)data, size, (field(at, FIELD_MODE) & 0200) != 0});
+        bool regular = (field(at, FIELD_MODE) & 0170000) == 0100000;
+        if (regular && !add((struct file){name, (const u8 *)data, size, (field(at, FIELD_MODE) & 0200) != 0})) {
+            printf("error: dom0 has no memory left for the list of files: those from %s on are not there\n", name);
+            return;
+        }
         at = data + padded(size);
     }
 }

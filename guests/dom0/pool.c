@@ -237,11 +237,11 @@ static int pool(u32 n, char **words)
         return failure(0, "%s: a shell has no disks", words[1]);
     while (filling) /* whoever is filling a flavour knows it by its place */
         thread_wait(is_quiet, NULL);
+    if (!filler && !(filler = thread_try("pool", pool_refill, NULL)))
+        return failure(-ENOMEM, "dom0 has no memory left for the thread that fills the pool");
     struct flavour *f = flavour_of(design_chosen, &c);
     if (!f && !(f = flavour_new(design_chosen, &c)))
         return failure(-ENOSPC, "there are %d flavours already: `pool FILE 0` gives one up", FLAVOURS);
-    if (!filler)
-        filler = thread_start("pool", pool_refill, NULL);
     bool due = fill_at;
     serving = true; /* not two at once */
     fill_at = 0;

@@ -5,6 +5,7 @@
 enum { HASH = 1024 };
 static struct store_watch *watches[HASH];
 static struct thread *dispatcher;
+THREAD_STACK(stack);
 static u32 numbered;
 
 static struct store_watch **chain(const char *token)
@@ -57,7 +58,7 @@ static void dispatch(void *arg)
 static void begin(void)
 {
     if (!dispatcher)
-        dispatcher = thread_start("store events", dispatch, NULL);
+        dispatcher = thread_start_on(stack, "store events", dispatch, NULL);
 }
 
 void store_listen(const char *prefix, store_listener heard)

@@ -20,7 +20,11 @@ static int make(const struct file *image, const char *mode, u64 mib, struct dom 
     if (unbound < 0)
         return (int)unbound;
     *port = (u32)unbound;
-    *page = page_alloc();
+    *page = page_try();
+    if (!*page) {
+        snprintf(d->error, sizeof d->error, "dom0 has no memory left for its ring");
+        return -ENOMEM;
+    }
     *ref = grant_access(d->domid, va_to_mfn(*page), false);
     snprintf(cmdline, sizeof cmdline, "mode=%s dom0-ref=%u dom0-port=%u", mode, *ref, *port);
     d->kernel = image->data;

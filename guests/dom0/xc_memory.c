@@ -61,7 +61,8 @@ void *xc_map_foreign(u32 domid, const u64 *mfns, u64 n, bool writable)
         return NULL;
     }
     while (with_tables < used + n) {
-        map_tables(FOREIGN_AREA + with_tables * PAGE_SIZE);
+        if ((xc_errno = map_tables(FOREIGN_AREA + with_tables * PAGE_SIZE)))
+            return NULL;
         with_tables += 512;
     }
     used += n;

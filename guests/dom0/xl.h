@@ -7,7 +7,6 @@ int xl_domain_make(struct guest *g);    /* libxl__domain_make's part */
 int xl_domain_forget(struct guest *g);
 int xl_build_pre(struct guest *g);
 int xl_build_post(struct guest *g);
-s64 xl_list_domains(u32 **domids);      /* how many; the caller's to release */
 
 /* xl_devices.c */
 int xl_add_disks(struct guest *g);

@@ -34,6 +34,8 @@ static void ended(struct guest *g, u32 reason)
     int rc = guest_end(g);
     if (rc)
         failure(rc, "%s: not all of it could be given back: %s", g->config.name, g->dom.error);
+    if (action == ACTION_restart && !again)
+        failure(-ENOMEM, "%s: it is not restarted: dom0 has no memory left", g->config.name);
     guest_free(g);
     if (again)
         guest_create(again);
@@ -69,11 +71,14 @@ int xl_watch_death(struct guest *g)
 {
     struct death *d = memory_take(sizeof *d);
     if (!d)
-        return guest_fail(g, -ENOMEM, "dom0 has no memory for the thread that watches it");
+        return guest_fail(g, -ENOMEM, "dom0 has no memory left for the thread that watches it");
     d->domid = g->domid;
     memcpy(d->uuid, g->uuid, sizeof d->uuid);
     d->creator = thread_self();
-    thread_start("xl", watch, d);
+    if (!thread_try("xl", watch, d)) {
+        memory_release(d);
+        return guest_fail(g, -ENOMEM, "dom0 has no memory left for the thread that watches it");
+    }
     while (!d->begun)
         thread_sleep();
     int rc = d->rc; /* nobody has run since: the thread waits for its first event */

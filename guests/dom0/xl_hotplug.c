@@ -29,7 +29,7 @@ static int check_sharing(struct scope *s, const char *device)
     bool writes = *s->words['o' - 'A'] == 'w';
     int n, rc;
     if (!names)
-        return -ENOMEM;
+        return guest_fail(s->guest, -ENOMEM, "dom0 has no memory left for the list of disks");
     n = xenstore_directory(0, "/local/domain/0/backend/vbd", names, NAMES);
     rc = n < 0 && strcmp(names, "ENOENT") ? guest_fail(s->guest, -EBUSY, "it cannot be seen who has its disk") : 0;
     for (char *domain = names; n > 0 && domain < names + n && !rc; domain += strlen(domain) + 1) {

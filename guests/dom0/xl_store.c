@@ -44,7 +44,7 @@ static const struct message introduce[] = {{XS_INTRODUCE, "$d", "$R $P", NULL}};
 enum { A_CALL = 1024 };
 
 /* libxl_list_domain: 1024 domains a call. */
-s64 xl_list_domains(u32 **domids)
+static s64 list_domains(u32 **domids)
 {
     struct xc_info *infos = memory_take(A_CALL * sizeof *infos);
     u64 n = 0, room = A_CALL;
@@ -78,12 +78,19 @@ s64 xl_list_domains(u32 **domids)
     return got;
 }
 
+/* The same for a creation, whose failure it is when there is no memory for the list. */
+static s64 all_domains(struct guest *g, u32 **domids)
+{
+    s64 n = list_domains(domids);
+    return n < 0 ? guest_fail(g, (int)n, n == -ENOMEM ? "dom0 has no memory left for the list of domains" : "Xen does not list its domains") : n;
+}
+
 /* libxl_name_to_domid: is there one of this name? A domain without a name has none. */
 static int check_name(struct scope *s)
 {
     char path[48];
     u32 *domids;
-    s64 n = xl_list_domains(&domids);
+    s64 n = all_domains(s->guest, &domids);
     int rc = n < 0 ? (int)n : 0;
     for (s64 i = 0; i < n && !rc; i++) {
         snprintf(path, sizeof path, "/local/domain/%u/name", domids[i]);
@@ -117,7 +124,7 @@ static int list_vms(struct scope *s)
 {
     char text[12], path[48];
     u32 *domids, transaction = s->transaction;
-    s64 n = xl_list_domains(&domids);
+    s64 n = all_domains(s->guest, &domids);
     int rc = n < 0 ? (int)n : 0;
     s->transaction = 0;
     for (s64 i = 0; i < n && !rc; i++) {

@@ -28,7 +28,7 @@ void fifo_init(void)
 int fifo_reach(u32 port)
 {
     while (port / WORDS >= pages) {
-        u32 *page = page_take();
+        u32 *page = page_try();
         if (!page)
             return -ENOMEM;
         for (u32 i = 0; i < WORDS; i++)

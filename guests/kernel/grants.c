@@ -41,7 +41,7 @@ void grants_init(void)
         panic("no grant table");
 }
 
-s64 grant_offer(u32 domid, u64 mfn, bool readonly)
+s64 grant_try(u32 domid, u64 mfn, bool readonly)
 {
     int rc = first_free ? 0 : grow();
     if (rc)
@@ -58,7 +58,7 @@ s64 grant_offer(u32 domid, u64 mfn, bool readonly)
 
 u32 grant_access(u32 domid, u64 mfn, bool readonly)
 {
-    s64 ref = grant_offer(domid, mfn, readonly);
+    s64 ref = grant_try(domid, mfn, readonly);
     if (ref < 0)
         panic("out of grants");
     return (u32)ref;

@@ -49,14 +49,20 @@ static void *run_take(u32 order)
     return run;
 }
 
-void *pages_take(u64 n)
+void *pages_try(u64 n)
 {
     if (n == 1)
-        return page_alloc();
+        return page_try();
     void *run = run_take(order_of(n));
-    if (!run)
+    return run ? memset(run, 0, n << PAGE_SHIFT) : NULL;
+}
+
+void *pages_take(u64 n)
+{
+    void *pages = pages_try(n);
+    if (!pages)
         panic("out of memory");
-    return memset(run, 0, n << PAGE_SHIFT);
+    return pages;
 }
 
 void pages_release(void *pages, u64 n)

@@ -89,8 +89,8 @@ u64 pfn_to_mfn(u64 pfn);
 u64 mfn_to_pfn(u64 mfn);
 u64 va_to_mfn(const void *va); /* of memory below 16 MiB */
 u64 va_to_machine(const void *va);
-void *page_alloc(void); /* zeroed; panics when there is none */
-void *page_take(void);  /* NULL instead */
+void *page_alloc(void); /* zeroed; this and the other ..._alloc, _reserve, _take and _start panic where there is none, the ..._try return NULL */
+void *page_try(void);
 void page_free(void *page); /* fills it with junk */
 u64 pages_free(void);
 u64 *pte_slot(u64 va, int level); /* the entry that covers va, as mapped here (read-only); NULL if a table is missing */
@@ -102,15 +102,17 @@ int drop_tables(u64 va);
 void *map_area(u64 mfn); /* at a free page of MAP_AREA, read-write */
 void *map_area_flags(u64 mfn, u64 flags);
 void *area_reserve(void); /* a free page of MAP_AREA with nothing mapped there, for a grant */
+void *area_try(void);
 void *area_reserve_run(u64 n); /* n pages in a row, for ever */
 void area_release(void *page); /* nothing is mapped there any more */
 int protect(const void *page, u64 flags); /* change the flags of a page of ours */
 
 u64 mm_end(void); /* the first pfn that is not mapped at its own address */
-u64 mm_extend(void); /* maps 2 MiB (or what is left) behind the pages in use; the first pfn, 0: there is no more */
+u64 mm_extend(void); /* maps 2 MiB (or what is left) behind the pages in use; the first pfn, 0: there is no more, nor a page for the table */
 
 /* heap.c: memory behind the pages of mm.c */
 void *pages_take(u64 n); /* zeroed, in a row */
+void *pages_try(u64 n);
 void pages_release(void *pages, u64 n);
 void *memory_take(u64 size); /* zeroed; NULL when there is none */
 void memory_release(void *memory);
@@ -120,7 +122,7 @@ u64 heap_free(void); /* bytes */
 void grants_init(void);
 extern struct grant_entry *grant_table;
 u32 grant_access(u32 domid, u64 mfn, bool readonly); /* panics when there is none left */
-s64 grant_offer(u32 domid, u64 mfn, bool readonly);  /* -ENOSPC, -ENOMEM instead */
+s64 grant_try(u32 domid, u64 mfn, bool readonly);  /* -ENOSPC, -ENOMEM instead */
 bool grant_end(u32 ref);
 
 /* time.c */
@@ -135,6 +137,10 @@ void sleep_quietly(u64 when); /* the same, asleep; or less long. For one thread 
 /* thread.c */
 struct thread;
 struct thread *thread_start(const char *name, void (*run)(void *), void *arg);
+struct thread *thread_try(const char *name, void (*run)(void *), void *arg);
+/* On a stack that is there beforehand, so that it cannot fail; for a thread that never ends. */
+struct thread *thread_start_on(void *stack, const char *name, void (*run)(void *), void *arg);
+#define THREAD_STACK(name) static u8 name[THREAD_STACK_PAGES * PAGE_SIZE] aligned(PAGE_SIZE)
 void thread_yield(void);
 struct thread *thread_self(void);
 void thread_sleep(void); /* until thread_wake; at once if that came since it last slept */

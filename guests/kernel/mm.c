@@ -29,7 +29,7 @@ static void run_add(void *first, u64 pages)
     free_count += pages;
 }
 
-void *page_take(void)
+void *page_try(void)
 {
     static bool growing;
     if (free_count <= 1 && !growing) { /* the last one becomes the table for more */
@@ -50,7 +50,7 @@ void *page_take(void)
 
 void *page_alloc(void)
 {
-    void *page = page_take();
+    void *page = page_try();
     if (!page)
         panic("out of memory");
     return page;
@@ -97,8 +97,10 @@ static int hang(u64 va, int level, void *table)
 int map_tables(u64 va)
 {
     for (int level = 4; level > 1; level--) {
-        u64 *slot = pte_slot(va, level);
-        int rc = *slot & PTE_P ? 0 : hang(va, level, page_alloc());
+        if (*pte_slot(va, level) & PTE_P)
+            continue;
+        void *table = page_try();
+        int rc = table ? hang(va, level, table) : -ENOMEM;
         if (rc)
             return rc;
     }
@@ -131,31 +133,39 @@ int drop_tables(u64 va)
     return 0;
 }
 
-/* Whatever is mapped at [va, va + n pages) by grant finds its tables. */
-static void area_tables(u64 va, u64 n)
+/* Whatever is mapped by grant at n fresh pages in a row finds its tables. */
+static void *area_take(u64 n)
 {
-    for (u64 end = va + n * PAGE_SIZE; va < end; va = (va | 0x1fffff) + 1)
+    u64 first = MAP_AREA + area_fresh * PAGE_SIZE, end = first + n * PAGE_SIZE;
+    if (area_fresh + n > MAP_AREA_PAGES)
+        return NULL;
+    for (u64 va = first; va < end; va = (va | 0x1fffff) + 1)
         if (map_tables(va))
-            panic("no table for MAP_AREA");
+            return NULL;
+    area_fresh += (u32)n;
+    return (void *)first;
 }
 
 void *area_reserve_run(u64 n)
 {
-    if (area_fresh + n > MAP_AREA_PAGES)
-        panic("MAP_AREA is full");
-    u64 va = MAP_AREA + area_fresh * PAGE_SIZE;
-    area_fresh += (u32)n;
-    area_tables(va, n);
+    void *run = area_take(n);
+    if (!run)
+        panic("MAP_AREA is full, or there is no memory for its tables");
+    return run;
+}
+
+void *area_try(void)
+{
+    if (!area_free)
+        return area_take(1);
+    u64 va = MAP_AREA + (area_free - 1) * PAGE_SIZE;
+    area_free = area_next[area_free - 1];
     return (void *)va;
 }
 
 void *area_reserve(void)
 {
-    if (!area_free)
-        return area_reserve_run(1);
-    u64 va = MAP_AREA + (area_free - 1) * PAGE_SIZE;
-    area_free = area_next[area_free - 1];
-    return (void *)va;
+    return area_free ? area_try() : area_reserve_run(1);
 }
 
 void area_release(void *page)
@@ -182,12 +192,16 @@ u64 mm_end(void) { return mapped_end; }
 
 u64 mm_extend(void)
 {
-    u64 first = mapped_end, n = start_info->nr_pages - first;
-    if (!n)
+    if (mapped_end == start_info->nr_pages)
         return 0;
+    u64 *table = page_try(); /* which may itself have called this */
+    u64 first = mapped_end, n = start_info->nr_pages - first;
     if (n > 512 - first % 512)
         n = 512 - first % 512;
-    u64 *table = page_alloc();
+    if (table && !n)
+        page_free(table);
+    if (!table || !n)
+        return 0;
     for (u64 i = 0; i < n; i++)
         table[i] = pfn_to_mfn(first + i) << PAGE_SHIFT | DATA;
     if (first % 512 || hang(first << PAGE_SHIFT, 2, table))

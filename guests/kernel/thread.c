@@ -99,9 +99,10 @@ static void begin(void)
     panic("a finished thread ran");
 }
 
-struct thread *thread_start(const char *name, void (*run)(void *), void *arg)
+/* The thread itself lies at the far end of its stack. */
+struct thread *thread_start_on(void *stack, const char *name, void (*run)(void *), void *arg)
 {
-    struct thread *t = pages_take(THREAD_STACK_PAGES); /* the thread lies at the far end of its stack */
+    struct thread *t = stack;
     *t = (struct thread){.name = name, .run = run, .arg = arg};
     u64 *sp = (u64 *)((char *)t + THREAD_STACK_PAGES * PAGE_SIZE) - 8; /* six registers, then the address to return to */
     sp[6] = (u64)begin;
@@ -110,6 +111,17 @@ struct thread *thread_start(const char *name, void (*run)(void *), void *arg)
     enter(t);
     events_unmask();
     return t;
+}
+
+struct thread *thread_try(const char *name, void (*run)(void *), void *arg)
+{
+    void *stack = pages_try(THREAD_STACK_PAGES);
+    return stack ? thread_start_on(stack, name, run, arg) : NULL;
+}
+
+struct thread *thread_start(const char *name, void (*run)(void *), void *arg)
+{
+    return thread_start_on(pages_take(THREAD_STACK_PAGES), name, run, arg);
 }
 
 struct thread *thread_self(void)

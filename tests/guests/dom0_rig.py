@@ -36,11 +36,12 @@ class Dom0Rig:
         guests: Sequence[str] = (),
         writable: Sequence[str] = (),
         guest_memory: int = 384 * MIB,
+        dom0_memory: int = 128 * MIB,
         budget: int = BUDGET,
     ) -> None:
         everything = {name: images.path(name).read_bytes() for name in (*guests, "xenstored")} | dict(files)
         self._budget = budget
-        dom0_memory = 128 * MIB + (2 * sum(map(len, files.values())) & -MIB)
+        dom0_memory += 2 * sum(map(len, files.values())) & -MIB
         self.host = Host(memory=dom0_memory + guest_memory)
         self._noxs: defaultdict[int, bytearray] = defaultdict(bytearray)
         self.host.hypervisor.trace.listen(self._listen)

@@ -10,6 +10,7 @@ import pytest
 
 from pyvmm import compare, images
 from pyvmm.host import MIB
+from tests.guests.dom0_rig import Dom0Rig
 
 CRASHES = {"name": "crashes", "kernel": "crash", "memory": 8, "cmdline": "way=panic", "vifs": [{"ip": "10.9.9.9"}]}
 FILES = {
@@ -221,3 +222,23 @@ def test_back_ends_that_are_stopped(control: compare.Control) -> None:
     once()
     assert once() == once()
     control.create(3)
+
+
+@pytest.mark.parametrize("kib", [23_000, 23_020, 23_040, 23_060])
+def test_dom0s_own_memory_runs_out_guest_by_guest(kib: int) -> None:
+    """xl leaves a thread for each guest: once dom0 has no memory for one more, a creation is one error, whatever of it
+    there was no memory for; nothing of it stays, and there is room again when a guest has ended."""
+    config = b'{"name": "noop", "kernel": "noop", "memory": 4, "vifs": [{}]}'
+    with Dom0Rig("xl", files={"noop.json": config}, guests=["noop"], dom0_memory=kib << 10) as dom0:
+        made = 0
+        while (said := dom0(f"create noop.json n{made}")).startswith("created"):
+            made += 1
+        assert 3 < made < 60
+        states = []
+        for _ in range(3):  # the first may have left page tables, which the next one finds
+            assert re.fullmatch(rf"error: n{made}: dom0 has no memory left.* \(ENOMEM\)", said), said
+            states.append((dom0("list"), dom0("memory")))
+            said = dom0(f"create noop.json n{made}")
+        assert states[1] == states[2]
+        assert dom0("destroy n1").startswith("destroyed n1")
+        assert dom0("create noop.json again").startswith("created again")
