@@ -8,6 +8,7 @@ while of virtual time later, is a window of its own.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections import Counter
@@ -44,6 +45,7 @@ FEWEST = 128  # guests that every host has room for: what the first ones take do
 POOL = 8  # shells kept by the designs that have some
 A_WHILE = 100_000_000  # virtual nanoseconds after which a pool has begun to fill up (guests/dom0/pool.c: half of it)
 BUDGET = 20_000_000_000  # instructions after which a command is taken to hang
+PROGRAM = ("*.py", "*.bin", "*.functions")  # files of the package that are its code and tables; images have hashes
 
 
 def _file(number: int) -> str:
@@ -388,11 +390,19 @@ def measure(
 
 
 def provenance(guest: str) -> dict[str, Any]:
-    """What results depend on beside the arguments: the images, and this program's version."""
-    record = images.manifest()["images"]
-    used = {name: record[name]["sha256"] for name in ("dom0", "xenstored", guest)}
+    """What results depend on beside the arguments, the same on every machine: the images, this program's version, and
+    a hash of its code and tables (`PROGRAM`)."""
+    used = {name: sha256(images.path(name)) for name in ("dom0", "xenstored", guest)}
     try:
         installed = version("pyvmm")
     except PackageNotFoundError:  # a checkout that nobody installed
         installed = "checkout"
-    return {"images": used, "version": installed}
+    here = Path(__file__).parent
+    files = sorted(file for pattern in PROGRAM for file in here.rglob(pattern))
+    every = "".join(f"{file.relative_to(here).as_posix()} {sha256(file)}\n" for file in files)
+    return {"images": used, "version": installed, "program": hashlib.sha256(every.encode()).hexdigest()}
+
+
+def sha256(file: Path) -> str:
+    """The file's hash, in hexadecimal digits; of nothing when it is not there."""
+    return hashlib.sha256(file.read_bytes() if file.exists() else b"").hexdigest()

@@ -157,23 +157,6 @@ def test_the_page(tmp_path: Path) -> None:
     assert {g["design"] for g in data["growth"]} == set(compare.DESIGNS)
 
 
-def test_kept_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Taken only under the same conditions; what was cut off or is no such file is measured again."""
-    kept, sweep = Kept(str(tmp_path)), Sweep("lightvm", "noop", (1,))
-    found = [Measured({"n": 1}, {"frames": [], "stacks": []})]
-    assert kept.load(sweep) is None
-    with monkeypatch.context() as patch:  # the images are built again while it runs: it is not of the new ones
-        patch.setattr(compare, "provenance", lambda guest: {"images": {guest: "new"}})
-        kept.save(sweep, found)
-        assert Kept(str(tmp_path)).load(sweep) is None
-    assert kept.load(sweep) == Kept(str(tmp_path)).load(sweep) == found
-    assert kept.load(Sweep("lightvm", "noop", (1,), seed=1)) is None
-    assert kept.load(Sweep("lightvm", "noop", (1, 2))) is None
-    for text in ("", "{", "[]", "{}", '{"run": {}, "rows": []}'):
-        (tmp_path / "lightvm-noop-1.json").write_text(text)
-        assert kept.load(sweep) is None
-
-
 def test_designs_of_ones_own_are_drawn_when_they_execute_something(tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     file.write_text("from pyvmm.toolstack.xl import Xl\nclass A(Xl):\n    name = 'a'\n")

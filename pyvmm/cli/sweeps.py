@@ -6,6 +6,7 @@ from there when it is asked for again under the same conditions.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -15,6 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from pyvmm.designs import Own
 
 GLANCE = 0.25  # seconds between two looks at how far the sweeps are
+LIBRARIES = ("unicorn", "capstone", "cffi", "numpy", "pyelftools")  # that have a part in what is measured
 A_WORD = 20.0  # seconds between two lines about that, where there is no terminal
 
 
@@ -75,17 +79,30 @@ class Sweep:
                 found = compare.measure(self.design, *what, self.store, progress, self.own.dom0, self.own.facts)
         return [Measured(row, paths) for row, paths in found]
 
+    @property
+    def keepable(self) -> bool:
+        """All that its result depends on is known. Not so of a design in Python, which may import and read anything."""
+        return self.own is None or self.own.dom0 is not None
+
     def key(self) -> dict[str, Any]:
-        """All that its result depends on."""
+        """All that its result depends on, if it is `keepable`."""
         from pyvmm import compare
 
+        own = None
+        if self.own is not None and self.own.dom0 is not None:
+            dom0 = self.own.dom0
+            own = {"image": self.own.sha256, "functions": compare.sha256(dom0.with_name(f"{dom0.name}.functions"))}
+        extension = find_spec("pyvmm.machine._fast")
         return {
             "design": self.design,
             "guest": self.guest,
             "numbers": list(self.numbers),
             "store": self.store,
             "seed": self.seed,
-            "own": None if self.own is None else self.own.sha256,
+            "engine": self.engine,
+            "own": own,
+            "extension": compare.sha256(Path(extension.origin)) if extension and extension.origin else None,
+            "libraries": {name: version(name) for name in LIBRARIES},
             **compare.provenance(self.guest),
         }
 
@@ -101,37 +118,46 @@ def directory(name: str, what: str) -> Path:
 
 
 class Kept:
-    """Finished sweeps in a directory (None: nowhere), each with what it depends on: others are measured anew."""
+    """Finished sweeps in a directory (None: nowhere), each in a file that is named by all that it depends on: what
+    differs in anything has a file of its own."""
 
     def __init__(self, where: str | None) -> None:
         self._path = directory(where, "resume") if where is not None else None
         self._keys: dict[Sweep, dict[str, Any]] = {}
 
     def _key(self, sweep: Sweep) -> dict[str, Any]:
-        """What it depends on, as it was when it was first asked for: images may be built while it runs."""
+        """What it depends on, as it was when it was first asked for."""
         if sweep not in self._keys:
             self._keys[sweep] = sweep.key()
         return self._keys[sweep]
 
     def _file(self, sweep: Sweep) -> Path | None:
-        return None if self._path is None else self._path / f"{sweep.name}-{sweep.numbers[-1]}.json"
+        """Where it is kept; None: nowhere."""
+        if self._path is None or not sweep.keepable:
+            return None
+        digest = hashlib.sha256(json.dumps(self._key(sweep), sort_keys=True).encode()).hexdigest()
+        return self._path / f"{sweep.name}-{sweep.numbers[-1]}-{digest[:16]}.json"
 
     def load(self, sweep: Sweep) -> list[Measured] | None:
         """Its creations, if they were measured under the same conditions."""
-        file, key = self._file(sweep), self._key(sweep)
+        file = self._file(sweep)
         if file is None or not file.exists():
             return None
         try:
             kept = json.loads(file.read_text(encoding="utf-8"))
-            same = kept["run"] == key
+            same = kept["run"] == self._key(sweep)
             return [Measured(*pair) for pair in zip(kept["rows"], kept["paths"], strict=True)] if same else None
         except (OSError, ValueError, KeyError, TypeError):
             return None  # cut off in the middle, or not ours: measured again
 
     def save(self, sweep: Sweep, found: Sequence[Measured]) -> None:
-        """Keep it; a half-written file never has the name."""
+        """Keep it; a half-written file never has the name. Not kept, and said so: what was measured while that which it
+        depends on was changed, for nobody knows of which state it is."""
         file = self._file(sweep)
         if file is None:
+            return
+        if sweep.key() != self._key(sweep):
+            print(f"pyvmm: {sweep.name} is not kept: pyvmm was changed while it was measured", file=sys.stderr)
             return
         kept = {"run": self._key(sweep), "rows": [one.row for one in found], "paths": [one.paths for one in found]}
         new = file.with_suffix(".new")
