@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,6 +34,7 @@ from pyvmm.report.profile import Owner, Profile
 from pyvmm.report.stacks import Packed, pack
 from pyvmm.report.store_tap import SENDERS, StoreRequest, StoreTap, sender_of
 from pyvmm.report.symbols import Functions, functions_of
+from pyvmm.result import exit_of
 from pyvmm.xenstore.wire import Op
 
 PROMPT = "dom0# "
@@ -76,11 +78,12 @@ DESIGNS = {
 
 @dataclass(frozen=True)
 class GuestFacts:
-    """A guest to be made: its memory in MiB, whether it has a network interface."""
+    """A guest to be made: its memory in MiB, whether it has a network interface, whether it ends by itself."""
 
     name: str
     memory: int
     vif: bool
+    ends: bool = False
 
     def config(self, number: int) -> bytes:
         """chaos's configuration of it."""
@@ -92,7 +95,8 @@ class GuestFacts:
 
 
 GUESTS = {
-    g.name: g for g in (GuestFacts("noop", 4, False), GuestFacts("daytime", 8, True), GuestFacts("hello", 8, False))
+    g.name: g
+    for g in (GuestFacts("noop", 4, False), GuestFacts("daytime", 8, True), GuestFacts("hello", 8, False, ends=True))
 }
 
 
@@ -159,11 +163,55 @@ class Runners:
             if context is not None:
                 self.known[id(context)] = context, domain
 
+    def all(self) -> list[XenDomain]:
+        """Who ran."""
+        return list({id(domain): domain for _, domain in self.known.values()}.values())
+
     def of(self, context: Context) -> XenDomain | None:
         """The domain; None for nobody's (the idle one's)."""
         if id(context) in self.known:
             return self.known[id(context)][1]
         return next((d for d in self.domains.values() if any(v.context is context for v in d.vcpus)), None)
+
+
+class Guests:
+    """Sees to it that a design's guests do what a row says of them: the n-th has booted, the others go on."""
+
+    def __init__(self, design: str, facts: GuestFacts, domains: Mapping[int, XenDomain]) -> None:
+        self._design, self._facts, self._domains = design, facts, domains
+        self._numbers: dict[int, int] = {}  # by domid
+
+    def made(self, n: int, domid: int, ran: Runners | None) -> None:
+        """The n-th guest was made, and nobody can run. `CommandError` unless it has run and goes on, or has ended as it
+        should. With `ran`, of a window that is measured, all guests before it are looked at, too."""
+        self._numbers[domid] = n
+        for domain in ran.all() if ran else ():  # a toolstack may have taken away at once what has crashed
+            self._crashed(domain)
+        for one in self._numbers if ran else (domid,):
+            self._look(one)
+
+    def _look(self, domid: int) -> None:
+        domain = self._domains.get(domid)
+        if domain is None or domain.dying:
+            if not self._facts.ends:
+                raise CommandError(f"{self._told(domid)} is gone, and should go on running")
+        elif domain.is_shut_down:
+            self._crashed(domain)
+            if not self._facts.ends:
+                raise CommandError(f"{self._told(domid)} has ended ({exit_of(domain)}), and should go on running")
+        elif domain.pause_count:
+            raise CommandError(f"{self._told(domid)} was left paused: no row without its boot")
+        elif not domain.counters.instructions:
+            raise CommandError(f"{self._told(domid)} has not executed any instruction: no row without its boot")
+
+    def _crashed(self, domain: XenDomain) -> None:
+        if exit_of(domain) == "crash":
+            why = (domain.crash_report or "").splitlines()[:1]
+            raise CommandError(": ".join([f"{self._told(domain.domid)} crashed", *why]))
+
+    def _told(self, domid: int) -> str:
+        guest = f"guest {self._numbers[domid]}, " if domid in self._numbers else ""
+        return f"{self._design}: {guest}domain {domid},"
 
 
 class Control:
@@ -206,6 +254,7 @@ class Control:
             module.write(newc(area))
             module.flush()
             self.dom0: Domain = self.host.create_dom0(self._dom0_path, name="dom0", memory=memory, ramdisk=module.name)
+        self._guests = Guests(design, self.facts, self.host.hypervisor.domains)
         self._read = 0
         self.requests: list[StoreRequest] = []
         self._settle("it booted")
@@ -249,11 +298,14 @@ class Control:
         """The command for the n-th guest, as long as any other's: what is typed is work, too."""
         return f"create {_file(n)} {self.guest}{n:05}"
 
-    def _make(self, n: int) -> None:
-        """Make the n-th guest. `CommandError` unless dom0 says that it has: nobody can run for other causes, too."""
+    def _make(self, n: int, ran: Runners | None = None) -> None:
+        """Make the n-th guest; `ran` where that is measured. `CommandError` unless dom0 says that it has, for nobody
+        can run for other causes, too; and unless the guest runs."""
         said = " ".join(self.command(self._creation(n)).split())
-        if not said.startswith(f"created {self.guest}{n:05} "):
+        created = re.search(rf"\bcreated {self.guest}{n:05} domid (\d+)", said)
+        if created is None:
             raise CommandError(f"{self.design}: guest {n} was not made; dom0 said: {said[:100] or 'nothing'}")
+        self._guests.made(n, int(created[1]), ran)
 
     def create(self, n: int) -> None:
         """Make the n-th guest, and give the pool the time to fill up again."""
@@ -280,7 +332,7 @@ class Control:
         charging, before = Charging(hv), machine.instructions
         machine.log_start()
         try:
-            self._make(n)
+            self._make(n, runners)
         finally:
             profile.add(machine.log_stop())
             for stop in stops:

@@ -8,17 +8,20 @@ and the XenStore's messages.
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import RLock
 from traceback import extract_tb
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from pyvmm import images
-from pyvmm.compare import A_GUESTS_DOM0, BUDGET, GUESTS, HOST_SLACK, CommandError, Counts, Row, Runners
+from pyvmm.compare import A_GUESTS_DOM0, BUDGET, GUESTS, HOST_SLACK, CommandError, Counts, Guests, Row, Runners
 from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.host import MIB, Host
 from pyvmm.hypervisor import trace
@@ -39,8 +42,29 @@ from pyvmm.xenstore import Client
 
 NEEDS = ("prepare", "create", "destroy", "list", "console", "shutdown")  # of pyvmm.toolstack.design.Design
 Make = Callable[..., Design]
+T = TypeVar("T")
 
 
+_one = RLock()  # there is one stdout, whatever executor runs the sweeps
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """What is printed meanwhile, by processes that are started, too, goes to stderr: stdout is for rows."""
+    with _one:
+        sys.stdout.flush()
+        kept = os.dup(1)
+        os.dup2(2, 1)
+        try:
+            with redirect_stdout(sys.stderr):
+                yield
+        finally:
+            sys.stdout.flush()
+            os.dup2(kept, 1)
+            os.close(kept)
+
+
+@_apart()
 def load(file: Path) -> list[type]:
     """The designs that a Python file defines: its classes with a `name` and a `create`. `ConfigError`: one line."""
     module = ModuleType(f"pyvmm_own_{hashlib.sha256(bytes(file)).hexdigest()[:16]}")
@@ -48,9 +72,11 @@ def load(file: Path) -> list[type]:
     sys.modules[module.__name__] = module  # dataclasses and the like look for it there
     try:
         exec(compile(file.read_bytes(), str(file), "exec"), module.__dict__)
+    except KeyboardInterrupt:
+        raise
     except SyntaxError as error:
         raise ConfigError(f"{file}:{error.lineno}: {error.msg}") from None
-    except Exception as error:
+    except BaseException as error:  # SystemExit, too: the command goes on, or says why not
         raise ConfigError(_where(file, error)) from None
     own = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
     found = [v for v in dict.fromkeys(own) if isinstance(getattr(v, "name", None), str) and hasattr(v, "create")]
@@ -92,31 +118,33 @@ class NativeControl:
         need = (most + 1) * (self.facts.memory * MIB + A_GUESTS_DOM0) + HOST_SLACK
         self.host = Host(memory=need + -need % MIB, engine=engine, seed=seed, profile=True, digest=False)
         self._functions = functions_of(images.path(guest))
+        self._guests = Guests(design, self.facts, self.host.hypervisor.domains)
 
         def guarded(xc: Libxc, xs: Client, daemons: Any) -> Design:
             return make(xc, xs, daemons)
 
         self._guarded(lambda: self.host.services.use(guarded))
 
-    def _guarded(self, do: Callable[[], Any]) -> None:
+    def _guarded(self, do: Callable[[], T]) -> T:
         """Do what runs the user's code. Whatever goes wrong there ends the host, and is one line."""
         try:
-            do()
-        except Exception as error:
+            return do()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit, too
             self.host.__exit__(type(error), error, error.__traceback__)
             said = str(error) if isinstance(error, PyvmmError) else _where(self._file, error)
             raise CommandError(f"{self.design}: {said}") from None
 
-    def create(self, n: int) -> None:
-        """Make the n-th guest, and let all come to rest."""
+    def create(self, n: int, ran: Runners | None = None) -> None:
+        """Make the n-th guest, and let all come to rest; `ran` where that is measured."""
         vif = (Vif(0, mac=":".join(f"{b:02x}" for b in (0x00, 0x16, 0x3E, *n.to_bytes(3)))),)
         name, memory = f"{self.guest}{n:05}", self.facts.memory * MIB
         vifs = vif if self.facts.vif else ()
-        self._guarded(lambda: self.host.create(self.guest, name=name, memory=memory, vifs=vifs))
-        if (ended := self.host.settle(BUDGET)) == "budget":
+        made = self._guarded(lambda: self.host.create(self.guest, name=name, memory=memory, vifs=vifs))
+        if self._guarded(lambda: self.host.settle(BUDGET)) == "budget":
             raise CommandError(f"{self.design}: the host does not come to rest after the {self.guest} of number {n}")
-        if ended == "crash":
-            raise CommandError(f"{self.design}: {name} crashed")
+        self._guests.made(n, made.domid, ran)
 
     def measure(self, n: int) -> tuple[Row, Profile]:
         """Make the n-th guest and say what it took."""
@@ -127,7 +155,7 @@ class NativeControl:
         charging, before = Charging(hv), machine.instructions
         machine.log_start()
         try:
-            self.create(n)
+            self.create(n, runners)
         finally:
             profile.add(machine.log_stop())
             for stop in stops:
@@ -158,6 +186,7 @@ class NativeControl:
         return Owner(f"d{domain.domid}" if domain else "idle", "guest", self._functions)
 
 
+@_apart()
 def measure(
     design: str,
     file: Path,

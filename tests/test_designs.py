@@ -15,7 +15,7 @@ from pyvmm.compare import CommandError
 from pyvmm.designs import Own, designs_in, load
 from pyvmm.errors import PyvmmError
 from pyvmm.images import build
-from tests.running import ROOT
+from tests.running import ROOT, pyvmm
 
 C = """
 #include "design.h"
@@ -28,7 +28,28 @@ DESIGN(own, "own-c", "a design of one file", .needs_noxs = true, .phases = phase
 static int nothing(struct guest *g) { return *(volatile int *)8 + (g == NULL); }
 static const struct phase ends[] = {{"nothing", nothing, NULL}, {0}};
 DESIGN(bad, "bad-c", "comes to a bad end", .phases = ends);
+
+#define MADE {"reserve", reserve, undo_reserve}, {"load", step_load, NULL}
+static int strike(struct guest *g) { return xc_domain_shutdown(g->domid, SHUTDOWN_crash); }
+static int stop(struct guest *g) { return xc_domain_shutdown(g->domid, SHUTDOWN_poweroff); }
+static int remove_it(struct guest *g) { return xc_domain_destroy(g->domid); }
+#define RUN {"run", step_run, NULL}
+static const struct phase asleep[] = {MADE, {0}}, empty[] = {{"reserve", reserve, undo_reserve}, RUN, {0}},
+    struck[] = {MADE, RUN, {"strike", strike, NULL}, {0}}, stopped[] = {MADE, {"stop", stop, NULL}, {0}},
+    removed[] = {MADE, RUN, {"remove", remove_it, NULL}, {0}};
+DESIGN(d1, "asleep-c", "unpauses nothing", .phases = asleep);
+DESIGN(d2, "empty-c", "loads nothing", .phases = empty);
+DESIGN(d3, "struck-c", "crashes it", .phases = struck);
+DESIGN(d4, "stopped-c", "ends it", .phases = stopped);
+DESIGN(d5, "removed-c", "destroys it", .phases = removed);
 """
+ENDS = {
+    "asleep": r"was left paused: no row without its boot$",
+    "empty": r"has not executed any instruction: no row without its boot$",
+    "struck": r"crashed$",
+    "stopped": r"has ended \(poweroff\), and should go on running$",
+    "removed": r"is gone, and should go on running$",
+}
 LINKED = """
 #include "design.h"
 int elsewhere(struct guest *g);
@@ -79,7 +100,7 @@ def test_our_image_has_our_designs() -> None:
 def test_a_design_in_c(own_c: list[Own], tmp_path: Path) -> None:
     """It does what chaos-noxs does, in a file of its own: the same guest, the same classes but for what is its own. The
     image it is in can be named in its place."""
-    assert {one.name for one in own_c} == {"own-c", "bad-c"}
+    assert {one.name for one in own_c} == {"own-c", "bad-c", *(f"{name}-c" for name in ENDS)}
     own = next(one for one in own_c if one.name == "own-c")
     assert not own.facts.xenstore and not own.facts.shells and own.dom0 is not None
     image = tmp_path / "prebuilt"
@@ -106,6 +127,44 @@ def test_a_design_in_c_that_crashes_is_one_line(own_c: list[Own]) -> None:
     with pytest.raises(CommandError, match=r"^bad-c: dom0 ended") as caught:
         compare.sweep("bad-c", "noop", (1,), dom0=bad.dom0, own=bad.facts)
     assert "\n" not in str(caught.value)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ENDS)
+def test_a_guest_that_does_not_run_is_no_row(own_c: list[Own], name: str) -> None:
+    """Whether its creation is measured or one of those before."""
+    own = next(one for one in own_c if one.name == f"{name}-c")
+    for wanted in ((1,), (2,)):
+        with pytest.raises(CommandError, match=rf"^{name}-c: guest 1, domain 1, {ENDS[name]}"):
+            compare.sweep(own.name, "noop", wanted, dom0=own.dom0, own=own.facts)
+
+
+def test_a_guest_before_that_does_not_run_any_more() -> None:
+    """The n-th guest is to meet n - 1 others: they are looked at when it is measured."""
+    control = compare.Control("chaos-noxs", "noop", 3)
+    control.create(1)
+    control.create(2)
+    control.command("destroy noop00001")
+    with pytest.raises(CommandError, match=r"^chaos-noxs: guest 1, domain 1, is gone, and should go on running$"):
+        control.measure(3)
+
+
+def test_a_crash_is_told_with_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """xl's design has taken the guest away before the window ends: it is known all the same."""
+
+    class Panics(compare.GuestFacts):
+        def config(self, number: int) -> bytes:
+            return json.dumps({**json.loads(super().config(number)), "cmdline": "way=panic"}).encode()
+
+    monkeypatch.setitem(compare.GUESTS, "crash", Panics("crash", 8, False))
+    for design in ("xl", "chaos-noxs"):
+        with pytest.raises(
+            CommandError, match=rf"^{design}: guest 1, domain \d, crashed: the guest's kernel shut itself"
+        ) as caught:
+            compare.sweep(design, "crash", (1,))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(CommandError, match=r"^xl: guest 1, domain \d, is gone, and should go on running$"):
+        compare.sweep("xl", "crash", (2,))
 
 
 def test_a_design_in_python(tmp_path: Path) -> None:
@@ -136,6 +195,25 @@ def test_it_takes_part(tmp_path: Path) -> None:
     result = CliRunner().invoke(command, [*arguments, "--json", str(rows)], catch_exceptions=False)
     found = json.loads(rows.read_text())
     assert [row["design"] for row in found] == ["lightvm", "own-py"] and found[1]["native"] and "native" not in found[0]
+
+
+def test_what_a_python_design_prints_is_no_row(tmp_path: Path) -> None:
+    """It goes to stderr: of its module, its methods, and processes that it starts."""
+    text = f"""
+import os, sys
+print("one", file=sys.__stdout__)
+os.system("echo two")
+{PYTHON}
+        print("three")
+"""
+    text = text.replace("return super().create(plan, identity)", "os.system('echo four')").replace(
+        'print("three")', 'print("three")\n        return super().create(plan, identity)'
+    )
+    run = pyvmm(
+        "compare", "--designs", "own-py", "--design", _written(tmp_path, "own.py", text), "--json", "-", "-n", "1"
+    )
+    assert run.status == 0 and [row["design"] for row in json.loads(run.out)] == ["own-py"]
+    assert {"one", "two", "three", "four"} <= set(run.err.split())
 
 
 @needs_compiler
@@ -171,6 +249,7 @@ XL = "from pyvmm.toolstack.xl import Xl\nclass A(Xl):\n    name = 'a'\n"
     [
         ("x.py", "def x(:", r"x\.py:1: invalid syntax$"),
         ("x.py", "\nimport nothing_such", r"x\.py:2: ModuleNotFoundError: No module named 'nothing_such'$"),
+        ("x.py", "\nraise SystemExit('enough')", r"x\.py:2: SystemExit: enough$"),
         ("x.py", "x = 1", r"x\.py defines no design of its own$"),
         ("x.py", "class A:\n    name = 'a'\n    def create(self): pass\n", r"x\.py: the design A has no prepare"),
         ("x.py", XL.replace("'a'", "'xl'"), r"x\.py: there is a design called xl already$"),
@@ -199,11 +278,27 @@ def test_images_that_have_none(tmp_path: Path) -> None:
             load([str(missing)], tmp_path)
 
 
+PREPARE = """
+    def prepare(self, config):
+        from dataclasses import replace
+        from pyvmm import images
+        return super().prepare(replace(config, {}))
+"""
+CRASHING = "image=images.path('crash').read_bytes(), cmdline='way=panic'"
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
         ("    def create(self, plan, identity):\n        return {}['x']\n", r"^a: .*x\.py:5: KeyError: 'x'$"),
         ("    def __init__(self):\n        pass\n", r"^a: .*x\.py:1: TypeError: .*takes 1 positional argument"),
+        (
+            "    def create(self, plan, identity):\n        raise SystemExit\n",
+            r"x\.py:5: SystemExit: no more is known$",
+        ),
+        ("    def __init__(self, *a):\n        import sys; sys.exit(3)\n", r"^a: .*x\.py:5: SystemExit: 3$"),
+        (PREPARE.format("paused=True"), r"^a: guest 1, domain 1, was left paused: no row without its boot$"),
+        (PREPARE.format(CRASHING), r"^a: guest 1, domain 1, crashed: the guest's kernel shut itself down"),
     ],
 )
 def test_a_python_design_that_fails_is_one_line(tmp_path: Path, body: str, said: str) -> None:
