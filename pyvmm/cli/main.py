@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pyvmm.errors import PyvmmError
+from pyvmm.errors import PyvmmError, one_line
 
 COMMANDS = {  # name: (module, what `pyvmm --help` says of it); modules are imported when their command is used
     "run": ("pyvmm.cli.run", "Boot one PV kernel and tell what it did."),
@@ -57,6 +57,13 @@ def cli() -> None:
     """pyvmm: an emulated x86-64 machine that is a Xen host. Real PV guests boot on it; every instruction is counted."""
 
 
+def _mistake(error: click.ClickException) -> str:
+    """What click says of a command line, as one line in our way, with where to read how it should be."""
+    said = " ".join(error.format_message().split()).removesuffix(".").replace(". (", " (")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return one_line(said[:1].lower() + said[1:]) + (f" (see {context.command_path} --help)" if context else "")
+
+
 def main() -> None:
     """Entry point: runs the command and turns errors into exit statuses."""
     # numpy's linear algebra is not used: its threads would only spin for a while at every start.
@@ -64,7 +71,10 @@ def main() -> None:
     try:
         status = cli.main(prog_name="pyvmm", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+            error.show()  # `pyvmm` alone asks for help; click 8.1 has no error for it
+        else:
+            print(f"pyvmm: {_mistake(error)}", file=sys.stderr)
         sys.exit(2)
     except click.exceptions.Exit as error:
         status = error.exit_code
