@@ -164,6 +164,33 @@ def test_bad_numbers(arguments: list[str]) -> None:
     assert result.exit_code == 2 and "Traceback" not in result.output
 
 
+def test_growth_is_in_the_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside the rows, as in figures.json; that two creations say nothing is told on stderr then."""
+    arguments = ["--designs", "xl", "--guest", "noop", "--growth", "--json", "-"]
+    for numbers, told in (("1,2,3", False), ("1,2", True)):
+        result = CliRunner().invoke(command, [*arguments, "-n", numbers], catch_exceptions=False)
+        data = json.loads(result.stdout)
+        assert [row["n"] for row in data["rows"]] == [int(n) for n in numbers.split(",")]
+        (found,) = data["growth"]
+        assert found["total"]["points"] == [[row["n"], row["total"]] for row in data["rows"]]
+        assert ("contradict no law" in result.stderr) == told
+
+
+def test_two_creations_say_no_law() -> None:
+    arguments = ["--designs", "xl", "--guest", "noop", "--growth", "-n"]
+    two, three = (CliRunner().invoke(command, [*arguments, n], catch_exceptions=False).stdout for n in ("1,3", "1,2,3"))
+    assert "two creations: a line goes through any two counts and they contradict no law" in two
+    assert not any(law in two for law in ("linear", "logarithmic", "quadratic", "off by 0"))
+    assert "contradict no law" not in three and "linear" in three
+
+
+@pytest.mark.parametrize("designs", ["", ",", "xl,"])
+def test_no_names_of_designs(designs: str) -> None:
+    """Not all of them."""
+    result = CliRunner().invoke(command, ["--designs", designs])
+    assert str(result.exception) == f"--designs {designs!r}: expected names with commas between, such as xl,lightvm"
+
+
 def test_bad_names() -> None:
     with pytest.raises(ConfigError, match="no design xm"):
         compare.check(["xm"], "noop")

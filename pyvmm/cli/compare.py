@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from pyvmm.cli.numbers import CURVE, numbers_option, parse
 from pyvmm.cli.output import open_output
 from pyvmm.cli.sweeps import Kept, Sweep, directory, run
+from pyvmm.errors import UsageError
 
 COLUMNS = ("config", "hypervisor", "xenstore", "devices", "load", "toolstack", "boot")
 WIDTH = 170  # of the table where there is no terminal
@@ -29,7 +30,7 @@ CROSSINGS = ("hypercalls", "events", "switches", "store_messages")
 )
 @click.option("--guest", default="daytime", show_default=True, help="The guest that is made: noop, hello or daytime.")
 @numbers_option("1,10,100", "Which creations to show.")
-@click.option("--json", "json_file", metavar="FILE", help="Write the rows to FILE ('-' for stdout).")
+@click.option("--json", "json_file", metavar="FILE", help="Write the rows to FILE ('-' for stdout), and growth.")
 @click.option(
     "--profile", "profile_dir", metavar="DIR", help="Write each creation's call paths (folded stacks) to DIR."
 )
@@ -65,7 +66,7 @@ def command(
     The counts are instructions and are the same on every machine.
     """
     from pyvmm import compare
-    from pyvmm.cli.growth import growth_of, show
+    from pyvmm.cli.growth import TWO, growth_of, show
     from pyvmm.report.stacks import folded, unpack
 
     if growth and context.get_parameter_source("numbers") is ParameterSource.DEFAULT:
@@ -77,7 +78,10 @@ def command(
 
             work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             own = {one.name: one for one in load(own_files, work)}
-        chosen = dict.fromkeys(designs.split(",") if designs else compare.DESIGNS) | dict.fromkeys(own)
+        names = list(compare.DESIGNS) if designs is None else designs.split(",")
+        if "" in names:
+            raise UsageError(f"--designs {designs!r}: expected names with commas between, such as xl,lightvm")
+        chosen = dict.fromkeys(names) | dict.fromkeys(own)
         compare.check((design for design in chosen if design not in own), guest)
         wanted = [Sweep(design, guest, numbers, store, seed, engine, own.get(design)) for design in chosen]
         out = open_output(stack, json_file, "json", sys.stdout)
@@ -96,13 +100,16 @@ def command(
 
             for flame in flames_of({sweep.design: measured[-1] for sweep, measured in found.items()}):
                 (pictures / f"{flame.name}-{guest}-{numbers[-1]}.svg").write_text(flame.svg, encoding="utf-8")
+        growths = [growth_of(measured) for measured in found.values()] if growth else []
         if out is not None:
-            json.dump(rows, out, indent=1)
+            data = {"rows": rows, "growth": [one.to_json() for one in growths]} if growth else rows
+            json.dump(data, out, indent=1)
             out.write("\n")
         if out is not sys.stdout:
             _show(rows, guest, charged)
-            if growth:
-                show([growth_of(measured) for measured in found.values()])
+            show(growths)
+        elif growth and len(numbers) == 2:
+            print(f"pyvmm: {TWO}", file=sys.stderr)
 
 
 def _show(rows: list[dict[str, Any]], guest: str, charged: bool) -> None:

@@ -6,10 +6,11 @@ import sys
 from collections.abc import Sequence
 
 from pyvmm.cli.sweeps import Measured
-from pyvmm.report.growth import Growth, growth
+from pyvmm.report.growth import Counts, Fit, Growth, growth
 
 TOP = 12  # functions of a design that are shown
 WIDTH = 160  # columns where there is no terminal
+TWO = "two creations: a line goes through any two counts and they contradict no law; three would, such as -n 1,10,100"
 
 
 def growth_of(measured: Sequence[Measured]) -> Growth:
@@ -21,11 +22,14 @@ def growth_of(measured: Sequence[Measured]) -> Growth:
 
 
 def show(growths: Sequence[Growth]) -> None:
-    """A sentence a design; and for those that grow, a table of functions, the most first."""
+    """A sentence a design; and for those that grow, a table of functions, the most first. Of two creations no law is
+    told, and why."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    if any(len(one.points) == 2 for one in growths):
+        console.print(f"\n{TWO}", markup=False)
     for one in growths:
         console.print(f"\n{one.sentence()}", markup=False)
         if one.relative <= 0.01:
@@ -41,20 +45,19 @@ def show(growths: Sequence[Growth]) -> None:
             table.add_column(f"n = {n}", justify="right", no_wrap=True)
         for name, points, fit, part in one.classes:
             if part >= 0.01:
-                ends = (f"{points[0][1]:,}", f"{points[-1][1]:,}")
-                table.add_row(
-                    "all", f"class {name}", "", f"{part:.1%}", fit.law, str(fit), f"{fit.residual:.1%}", *ends
-                )
+                table.add_row("all", f"class {name}", "", f"{part:.1%}", *_law(points, fit))
         for f in one.top(TOP):
-            ends = (f"{f.points[0][1]:,}", f"{f.points[-1][1]:,}")
-            law = (f.fit.law, str(f.fit), f"{f.fit.residual:.1%}")
-            table.add_row(f.role, f"{f.function} ({f.file})", f.caller, f"{f.part:.1%}", *law, *ends)
+            table.add_row(f.role, f"{f.function} ({f.file})", f.caller, f"{f.part:.1%}", *_law(f.points, f.fit))
         for name, points, fit in one.crossings:
             if fit.law not in ("constant", "first only"):
-                ends = (f"{points[0][1]:,}", f"{points[-1][1]:,}")
-                law = (fit.law, str(fit), f"{fit.residual:.1%}")
-                table.add_row("all", f"number of {name.replace('_', ' ')}", "", "", *law, *ends)
+                table.add_row("all", f"number of {name.replace('_', ' ')}", "", "", *_law(points, fit))
         console.print(table)
 
 
-__all__ = ["growth_of", "show"]
+def _law(points: Counts, fit: Fit) -> tuple[str, ...]:
+    """The last columns: the law, which nothing says of two points, and the first and the last count."""
+    law = ("", "", "") if len(points) == 2 else (fit.law, str(fit), f"{fit.residual:.1%}")
+    return *law, f"{points[0][1]:,}", f"{points[-1][1]:,}"
+
+
+__all__ = ["TWO", "growth_of", "show"]

@@ -184,6 +184,8 @@ class Growth:
             return (
                 said + f"no growth over 1 % as a whole, though {most_growing.function} grows by {most_growing.growth:,}"
             )
+        if len(self.points) == 2:
+            return said + f" ({self.relative:+.1%}), and two counts contradict no law"
         return said + f" ({self.relative:+.1%}): {self.fit.law}, {self.fit}, off by {self.fit.residual:.1%} at most"
 
     def to_json(self) -> dict[str, Any]:
