@@ -1,7 +1,8 @@
 """What an instruction is executed for: the six classes of the paper's Fig. 5, boot, and preparation.
 
-A function belongs to a class by its source file. One that serves all (memcpy, printf, threads, the heap: files that no
-row names) belongs to that of its nearest caller with a class. So does what an interrupt does on its way to its handler.
+The innermost function of a call path that the table names says the class. What serves all is not in the table (memcpy,
+printf, threads, the heap; the file area and the control library, xc_*.c, which map, ask and load for whoever calls) and
+belongs to its nearest caller that is. So does what an interrupt does on its way to its handler.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ CONFIG, HYPERVISOR, XENSTORE, DEVICES, LOAD, TOOLSTACK, BOOT, PREPARE = CLASSES 
 )  # fmt: skip
 MEANING = {
     CONFIG: "reading the configuration",
-    HYPERVISOR: "asking the hypervisor for the domain, its vCPUs and its memory",
+    HYPERVISOR: "making the domain: asking the hypervisor for it, its vCPUs, its ports and its memory",
     XENSTORE: "the XenStore: its daemon's domain, and its clients in dom0",
     DEVICES: "making devices, and dom0's back ends",
-    LOAD: "the kernel: reading the file, building the domain's memory, its first registers",
+    LOAD: "the kernel: reading the file, copying it, the domain's first page tables and registers",
     TOOLSTACK: "the design's own bookkeeping, the shell",
     BOOT: "the guest itself",
     PREPARE: "shells made ahead of any request",
@@ -26,8 +27,32 @@ MEANING = {
 CONTROL = (
     ("pool_refill", "pool.c", PREPARE),
     ("pool_fill_one", "pool.c", PREPARE),
+    # Making a domain: the phases that do nothing else, and the operations that nobody asks for otherwise
+    ("step_reserve", "steps.c", HYPERVISOR),
+    ("undo_reserve", "steps.c", HYPERVISOR),
+    ("step_trim", "steps.c", HYPERVISOR),  # gives back what a shell has too much of
+    ("domain", "xl.c", HYPERVISOR),
+    ("limits", "xl.c", HYPERVISOR),
+    ("dom_memory", "build.c", HYPERVISOR),  # populates the domain, and keeps the list of its frames
+    ("populate", "build.c", HYPERVISOR),
+    ("xc_domain_create", "xc_domain.c", HYPERVISOR),
+    ("xc_domain_destroy", "xc_domain.c", HYPERVISOR),
+    ("xc_domain_max_vcpus", "xc_domain.c", HYPERVISOR),
+    ("xc_vcpu_setaffinity", "xc_domain.c", HYPERVISOR),
+    ("xc_domain_set*", "xc_domain.c", HYPERVISOR),  # the limit of its memory, its TSC, its address size
+    ("xc_populate_physmap", "xc_memory.c", HYPERVISOR),
+    ("xc_decrease_reservation", "xc_memory.c", HYPERVISOR),
+    ("xc_claim_pages", "xc_memory.c", HYPERVISOR),
+    ("xc_evtchn_alloc_unbound", "xc_memory.c", HYPERVISOR),  # a new domain's ports for its store and console
+    # Functions of another class than the rest of their file
+    ("create", "design.c", CONFIG),  # finds the configuration's file, and has it read
+    ("step_load", "steps.c", LOAD),
+    ("*noxs*", "steps.c", DEVICES),
+    ("*device*", "chaos_xs.c", DEVICES),
+    ("*vif*", "chaos_xs.c", DEVICES),
+    ("add_console", "chaos_xs.c", DEVICES),
+    # All others by their file
     ("*", "config*.c", CONFIG),
-    ("*", "xc_*.c", HYPERVISOR),
     ("*", "xenstore*.c", XENSTORE),
     ("*", "store*.c", XENSTORE),
     ("*", "messages.c", XENSTORE),
@@ -36,7 +61,6 @@ CONTROL = (
     ("*", "xl_hotplug.c", DEVICES),
     ("*", "elf.c", LOAD),
     ("*", "build*.c", LOAD),
-    ("*", "files.c", LOAD),
     ("*", "design*.c", TOOLSTACK),
     ("*", "steps.c", TOOLSTACK),
     ("*", "chaos*.c", TOOLSTACK),
