@@ -105,15 +105,19 @@ static void fill(struct xc_info *to, const struct ctl_domaininfo *from)
     memcpy(to->handle, from->handle, sizeof to->handle);
 }
 
-int xc_domain_getinfo(u32 domid, struct xc_info *info)
+int xc_domain_getinfo_next(u32 first, struct xc_info *info)
 {
     struct domctl c = {0};
-    int rc = domctl(&c, DOMCTL_getdomaininfo, domid);
-    if (!rc && c.u.info.domain != domid) /* Xen answers for the next one */
-        rc = -ESRCH;
+    int rc = domctl(&c, DOMCTL_getdomaininfo, first);
     if (!rc)
         fill(info, &c.u.info);
     return rc;
+}
+
+int xc_domain_getinfo(u32 domid, struct xc_info *info)
+{
+    int rc = xc_domain_getinfo_next(domid, info);
+    return rc ? rc : info->domid == domid ? 0 : -ESRCH;
 }
 
 s64 xc_domain_getinfolist(u32 first, u32 max, struct xc_info *infos)

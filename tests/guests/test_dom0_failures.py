@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from pyvmm import compare, images
+from pyvmm.abi import grant_table
 from pyvmm.host import MIB
+from pyvmm.hypervisor.grant_table import GrantFailure
 from tests.guests.dom0_rig import Dom0Rig
 
 CRASHES = {"name": "crashes", "kernel": "crash", "memory": 8, "cmdline": "way=panic", "vifs": [{"ip": "10.9.9.9"}]}
@@ -242,3 +244,30 @@ def test_dom0s_own_memory_runs_out_guest_by_guest(kib: int) -> None:
         assert states[1] == states[2]
         assert dom0("destroy n1").startswith("destroyed n1")
         assert dom0("create noop.json again").startswith("created again")
+
+
+@pytest.mark.parametrize("lack", ["no event channel for it (ENOSPC)", "its ring cannot be mapped (grant status -13)"])
+def test_a_console_that_dom0_has_no_room_for_is_one_line(lack: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guest is made all the same; what the daemon had taken is back at once, and a later guest has its console."""
+    config = b'{"name": "noop", "kernel": "noop", "memory": 4}'
+    with Dom0Rig("chaos-xs", files={"noop.json": config}, guests=["noop"]) as dom0:
+        dom0.create("noop.json", "first")
+        control = dom0.host.hypervisor.domains[0]
+
+        def taken() -> tuple[int, int]:
+            return len(control.evtchn.ports), sum(bool(m.flags) for m in control.grants.maptrack.values())
+
+        def full(vcpu: object) -> int:
+            raise GrantFailure(grant_table.GNTST_no_space)
+
+        before = taken()
+        if "ENOSPC" in lack:
+            monkeypatch.setattr(control.evtchn, "max_port", max(control.evtchn.ports))
+        else:
+            monkeypatch.setattr(control.grants, "new_handle", full)
+        said = sorted(dom0("create noop.json second").splitlines())
+        assert said == [f"console of domain 3: {lack}", "created second domid 3"]
+        assert taken() == before
+        monkeypatch.undo()
+        dom0.create("noop.json", "third")
+        assert taken() == (before[0] + 1, before[1] + 1)
