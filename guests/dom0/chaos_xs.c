@@ -25,7 +25,7 @@ static const struct message vbd_nodes[] = {
 static const struct message console_nodes[] = {
     MAKE("$h/console", "n$d"), WRITE("$h/console/type", "xenconsoled"), WRITE("$h/console/ring-ref", "$R"), WRITE("$h/console/port", "$P"),
 };
-static const struct message introduce[] = {{XS_INTRODUCE, "$d", "$R $P", NULL}};
+static const struct message introduce[] = {{XS_INTRODUCE, "$d", "$R $P", NULL, false}};
 
 static int reserve(struct guest *g)
 {

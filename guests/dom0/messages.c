@@ -114,6 +114,12 @@ static int permissions(struct scope *s, const char *path, const char *perms)
     return request(s, XS_SET_PERMS, body, n);
 }
 
+static bool is_path_of(const char *path, const char *domid)
+{
+    static const char above[] = "/local/domain/";
+    return !strncmp(path, above, sizeof above - 1) && !strcmp(path + sizeof above - 1, domid);
+}
+
 int store_message(struct scope *s, const struct message *m)
 {
     char body[XENSTORE_MAX];
@@ -128,7 +134,9 @@ int store_message(struct scope *s, const struct message *m)
                 *p = 0;
     }
     int rc = request(s, m->op, body, n);
-    if (rc == -ENOENT && (m->op == XS_READ || m->op == XS_RM || m->op == XS_DIRECTORY))
+    if (!rc && m->op == XS_GET_DOMAIN_PATH && !is_path_of(s->reply, body))
+        rc = -EPROTO;
+    if (rc == -ENOENT && !m->needed && (m->op == XS_READ || m->op == XS_RM || m->op == XS_DIRECTORY))
         rc = 0;
     return rc || !m->perms ? rc : permissions(s, m->path, m->perms);
 }

@@ -11,13 +11,15 @@ struct message {
     const char *path;    /* of GET_DOMAIN_PATH and INTRODUCE: the domid */
     const char *value;   /* to write; a transaction's "T" */
     const char *perms;   /* SET_PERMS right after a WRITE or MKDIR */
+    bool needed;         /* of READ: that there is no such node is an error, -ENOENT */
 };
-#define WRITE(path, value) {XS_WRITE, path, value, NULL}
-#define WRITE_PERMS(path, value, perms) {XS_WRITE, path, value, perms} /* two messages */
-#define MAKE(path, perms) {XS_MKDIR, path, NULL, perms}                  /* two messages */
-#define READ(path) {XS_READ, path, NULL, NULL}
-#define REMOVE(path) {XS_RM, path, NULL, NULL}
-#define DOMAIN_PATH(domid) {XS_GET_DOMAIN_PATH, domid, NULL, NULL}
+#define WRITE(path, value) {XS_WRITE, path, value, NULL, false}
+#define WRITE_PERMS(path, value, perms) {XS_WRITE, path, value, perms, false} /* two messages */
+#define MAKE(path, perms) {XS_MKDIR, path, NULL, perms, false}                  /* two messages */
+#define READ(path) {XS_READ, path, NULL, NULL, false}
+#define READ_NEEDED(path) {XS_READ, path, NULL, NULL, true}
+#define REMOVE(path) {XS_RM, path, NULL, NULL, false}
+#define DOMAIN_PATH(domid) {XS_GET_DOMAIN_PATH, domid, NULL, NULL, false}
 
 enum { SCOPE_WORDS = 64, SCOPE_TEXT = 1024, SCOPE_REPLY = 1024 };
 struct scope {
@@ -38,7 +40,8 @@ void scope_device(struct scope *s, const char *kind, u32 devid); /* $i, $f front
 void scope_vif(struct scope *s, const struct vif_config *v);     /* $m MAC, $g bridge, $a IP ("" if none), $s script */
 void scope_vbd(struct scope *s, const struct vbd_config *d);     /* $t target, $y type, $x vdev, $o mode, $s script, $z device type */
 
-/* 0, or what the store said as a negative errno. That a node is not there is no failure of READ, RM and DIRECTORY. */
+/* 0, or what the store said as a negative errno. That a node is not there is no failure of READ, RM and DIRECTORY, unless it is needed.
+ * A domain's path is the one that is told of here, or -EPROTO. */
 int store_message(struct scope *s, const struct message *m);
 int store_send(struct scope *s, const struct message *list, u32 n);
 #define STORE_SEND(s, list) store_send(s, list, COUNT(list))

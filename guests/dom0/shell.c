@@ -11,7 +11,7 @@ static struct thread *reader;
 static const struct { int number; const char *name; } errors[] = {
     {EPERM, "EPERM"}, {ENOENT, "ENOENT"}, {ESRCH, "ESRCH"}, {ENXIO, "ENXIO"}, {E2BIG, "E2BIG"}, {EBADF, "EBADF"}, {EAGAIN, "EAGAIN"},
     {ENOMEM, "ENOMEM"}, {EACCES, "EACCES"}, {EFAULT, "EFAULT"}, {EBUSY, "EBUSY"}, {EEXIST, "EEXIST"}, {EXDEV, "EXDEV"}, {ENODEV, "ENODEV"},
-    {EINVAL, "EINVAL"}, {ENOSPC, "ENOSPC"}, {ENOSYS, "ENOSYS"}, {ENODATA, "ENODATA"}, {EOVERFLOW, "EOVERFLOW"},
+    {EINVAL, "EINVAL"}, {ENOSPC, "ENOSPC"}, {ENOSYS, "ENOSYS"}, {ENODATA, "ENODATA"}, {EPROTO, "EPROTO"}, {EOVERFLOW, "EOVERFLOW"},
     {EOPNOTSUPP, "EOPNOTSUPP"}, {105, "ENOBUFS"},
 };
 

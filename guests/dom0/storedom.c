@@ -36,6 +36,20 @@ static int make(const struct file *image, const char *mode, u64 mib, struct dom 
     return xc_domain_unpause(d->domid);
 }
 
+/* What xen-init-dom0 and init-xenstore-domain write once there is a store. */
+static int announce(void)
+{
+    char domid[12], name[48];
+    snprintf(domid, sizeof domid, "%u", store_domid);
+    snprintf(name, sizeof name, "/local/domain/%u/name", store_domid);
+    const char *const nodes[][2] = {{"/local/domain/0/domid", "0"}, {"/local/domain/0/name", "Domain-0"}, {"/tool/xenstored/domid", domid},
+                                    {name, "Xenstore"}};
+    for (u32 i = 0; i < COUNT(nodes); i++)
+        if (xenstore_write(0, nodes[i][0], nodes[i][1]) < 0)
+            return failure(0, "the XenStore does not take %s", nodes[i][0]);
+    return 0;
+}
+
 static int store(u32 n, char **words)
 {
     const struct file *image = file_find("xenstored");
@@ -70,6 +84,6 @@ static int store(u32 n, char **words)
     store_domid = d.domid;
     printf("XenStore %s in domain %u\n", words[1], d.domid);
     backends_xenstore();
-    return 0;
+    return announce();
 }
 COMMAND(store, "[c|o [MIB]]", "start a XenStore in a domain of its own, or tell of it", 0, 2, store);

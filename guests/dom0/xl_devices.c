@@ -45,7 +45,7 @@ static int nodes(struct scope *s, const char *where, const struct node *list, u3
         if (list[i].unless_empty && !*s->words[list[i].value[1] - 'A'])
             continue;
         snprintf(path, sizeof path, "%s/%s", where, list[i].name);
-        struct message m = {XS_WRITE, path, list[i].value, perms};
+        struct message m = {XS_WRITE, path, list[i].value, perms, false};
         rc = store_message(s, &m);
     }
     return rc;
@@ -115,14 +115,14 @@ static int wait_back_end(struct scope *s)
 }
 
 /* libxl__get_hotplug_script_info before the script runs and again when it has ended. */
-static const struct message disk_before[] = {DOMAIN_PATH("$e"), READ("domid"), DOMAIN_PATH("$e"), READ("$b/script"), DOMAIN_PATH("$e")};
-static const struct message disk_after[] = {DOMAIN_PATH("$e"), DOMAIN_PATH("$e"), READ("domid")};
+static const struct message disk_before[] = {DOMAIN_PATH("$e"), READ_NEEDED("domid"), DOMAIN_PATH("$e"), READ_NEEDED("$b/script"), DOMAIN_PATH("$e")};
+static const struct message disk_after[] = {DOMAIN_PATH("$e"), DOMAIN_PATH("$e"), READ_NEEDED("domid")};
 static const struct message nic_before[] = {
-    DOMAIN_PATH("$e"), READ("domid"), DOMAIN_PATH("$d"), READ("$h/image/device-model-domid"), DOMAIN_PATH("$e"), READ("$b/script"),
-    DOMAIN_PATH("$e"), READ("$b/type"), DOMAIN_PATH("$e"), READ("$b/gatewaydev"), DOMAIN_PATH("$e"), READ("$b/type")};
+    DOMAIN_PATH("$e"), READ_NEEDED("domid"), DOMAIN_PATH("$d"), READ("$h/image/device-model-domid"), DOMAIN_PATH("$e"), READ_NEEDED("$b/script"),
+    DOMAIN_PATH("$e"), READ_NEEDED("$b/type"), DOMAIN_PATH("$e"), READ("$b/gatewaydev"), DOMAIN_PATH("$e"), READ_NEEDED("$b/type")};
 static const struct message nic_after[] = {
-    DOMAIN_PATH("$e"), DOMAIN_PATH("$e"), READ("domid"), DOMAIN_PATH("$d"), READ("$h/image/device-model-domid"), DOMAIN_PATH("$e"),
-    READ("$b/script"), DOMAIN_PATH("$e"), READ("$b/type")};
+    DOMAIN_PATH("$e"), DOMAIN_PATH("$e"), READ_NEEDED("domid"), DOMAIN_PATH("$d"), READ("$h/image/device-model-domid"), DOMAIN_PATH("$e"),
+    READ_NEEDED("$b/script"), DOMAIN_PATH("$e"), READ_NEEDED("$b/type")};
 
 /* All are added first, then each is waited for: a multidev group. */
 int xl_add_disks(struct guest *g)
@@ -148,7 +148,7 @@ int xl_add_disks(struct guest *g)
 
 int xl_add_console(struct guest *g)
 {
-    static const struct message need_qemu[] = {READ("domid")};
+    static const struct message need_qemu[] = {READ_NEEDED("domid")};
     struct scope s;
     scope_open(&s, g);
     scope_device(&s, "console", 0);
@@ -183,7 +183,7 @@ int xl_add_nics(struct guest *g)
 /* A directory, and the one above it if that is empty then: libxl__xs_path_cleanup. */
 static int remove_up(struct scope *s, const char *path, const char *above)
 {
-    struct message remove = REMOVE(path), list = {XS_DIRECTORY, above, NULL, NULL}, also = REMOVE(above);
+    struct message remove = REMOVE(path), list = {XS_DIRECTORY, above, NULL, NULL, false}, also = REMOVE(above);
     int rc = store_message(s, &remove);
     if (!rc)
         rc = store_message(s, &list);

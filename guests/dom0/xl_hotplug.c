@@ -41,10 +41,14 @@ static int check_sharing(struct scope *s, const char *device)
             bool same = !strcmp(domain, s->words['d' - 'A']) && !strcmp(disk, s->words['i' - 'A']);
             snprintf(path, sizeof path, "/local/domain/0/backend/vbd/%s/%s/physical-device", domain, disk);
             int got = store_read(s, path);
-            if (same || got < 0 || strcmp(s->reply, device))
+            if (got == -ENOENT || (got >= 0 && (same || strcmp(s->reply, device))))
                 continue;
             snprintf(path, sizeof path, "/local/domain/0/backend/vbd/%s/%s/mode", domain, disk);
-            if (writes || (store_read(s, path) > 0 && s->reply[0] == 'w'))
+            if (got >= 0 && !writes)
+                got = store_read(s, path);
+            if (got < 0 && got != -ENOENT)
+                rc = got;
+            else if (writes || (got > 0 && s->reply[0] == 'w'))
                 rc = guest_fail(s->guest, -EBUSY, "another guest has its disk, and one of them would write to it");
         }
     }
@@ -54,8 +58,8 @@ static int check_sharing(struct scope *s, const char *device)
 
 int hotplug_block(struct scope *s)
 {
-    static const struct message asks[] = {READ("$b/type"), READ("$b/params"), READ("$b/mode"), READ("$b/physical-device"), READ("$b/frontend-id"),
-                                          READ("$h/vm")};
+    static const struct message asks[] = {READ("$b/type"), READ_NEEDED("$b/params"), READ_NEEDED("$b/mode"), READ("$b/physical-device"),
+                                          READ_NEEDED("$b/frontend-id"), READ("$h/vm")};
     char device[16];
     int rc = STORE_SEND(s, asks);
     u32 number = file_number(s->words['t' - 'A']);

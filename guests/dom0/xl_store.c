@@ -39,7 +39,7 @@ static const struct message build_post_nodes[] = {
 static const struct message image_type[] = {WRITE("$v/image/ostype", "linux"), WRITE("$v/image/kernel", "$k"), WRITE("$v/start_time", "$S")};
 static const struct message image_cmdline[] = {WRITE("$v/image/cmdline", "$c")};
 static const struct message image_ramdisk[] = {WRITE("$v/image/ramdisk", "$r")};
-static const struct message introduce[] = {{XS_INTRODUCE, "$d", "$R $P", NULL}};
+static const struct message introduce[] = {{XS_INTRODUCE, "$d", "$R $P", NULL, false}};
 
 enum { A_CALL = 1024 };
 

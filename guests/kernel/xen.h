@@ -10,7 +10,7 @@
 /* errno.h */
 enum { EPERM = 1, ENOENT = 2, ESRCH = 3, ENXIO = 6, E2BIG = 7, EBADF = 9, EAGAIN = 11, ENOMEM = 12, EACCES = 13, EFAULT = 14,
       EBUSY = 16, EEXIST = 17,
-       EXDEV = 18, ENODEV = 19, EINVAL = 22, ENOSPC = 28, ENOSYS = 38, ENODATA = 61, EOVERFLOW = 75, EOPNOTSUPP = 95 };
+       EXDEV = 18, ENODEV = 19, EINVAL = 22, ENOSPC = 28, ENOSYS = 38, ENODATA = 61, EPROTO = 71, EOVERFLOW = 75, EOPNOTSUPP = 95 };
 
 /* xen.h, arch-x86_64: selectors, page-table bits */
 #define FLAT_RING3_CS32 0xe023

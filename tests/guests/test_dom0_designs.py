@@ -272,6 +272,18 @@ def test_whatever_fails_in_the_middle_nothing_is_left(design: str) -> None:
     assert not dom0.store.check()
 
 
+def test_answers_that_libxl_cannot_do_without_are_looked_at() -> None:
+    """dom0's own number and the hotplug script's name have to be there; the name of pool 0 need not be."""
+    dom0 = made("xl")
+    dom0.host.rm("/local/pool/0/name")
+    created(dom0, "vbd.cfg", "before")
+    nodes = own_nodes(dom0)
+    dom0.host.rm("/local/domain/0/domid")
+    for file, what in (("plain.cfg", "console"), ("vbd.cfg", "disk")):
+        assert dom0.line(f"create {file} g") == f"error: g: its {what} cannot be added (ENOENT)\n"
+        assert own_nodes(dom0) == nodes - {"/local/domain/0/domid"}
+
+
 # --- shells ---
 
 

@@ -207,7 +207,7 @@ class Dom0:
         nameless = op in (Op.TRANSACTION_START, Op.TRANSACTION_END)
         self.messages.append(Message(Op(op).name, tx != 0, "" if nameless else fields[0].decode()))
         name = "commit" if payload == b"T\0" else "store"
-        if op in (Op.RM, Op.READ, Op.UNWATCH) or payload == b"F\0" or not (refused := self._refused(name)):
+        if op in (Op.RM, Op.UNWATCH) or payload == b"F\0" or not (refused := self._refused(name)):
             answer = self._ask(op, tx, payload)
         else:
             if name == "commit":

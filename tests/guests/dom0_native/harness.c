@@ -66,6 +66,8 @@ struct thread *thread_start(const char *name, void (*run)(void *), void *arg)
     waiting.arg = arg;
     return (struct thread *)&waiting;
 }
+struct thread *thread_start_on(void *stack, const char *name, void (*run)(void *), void *arg) { (void)stack; return thread_start(name, run, arg); }
+struct thread *thread_try(const char *name, void (*run)(void *), void *arg) { return call("thread", 0, 0, 0) ? NULL : thread_start(name, run, arg); }
 static void *stacks[5];
 void thread_sleep(void)
 {
