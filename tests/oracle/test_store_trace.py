@@ -17,6 +17,7 @@ from . import xen
 
 DOC = Path(__file__).parents[2] / "docs/messages.md"
 LINE = re.compile(r"IN (0x\w+) \d+ [\d:]+ (\w+) \((.*)\)")
+CONSOLE = re.compile(r"/local/domain/\d+/console dom\d+ $")
 Difference = tuple[str, str]  # "+" or "-", "OP node"
 
 pytestmark = [
@@ -80,15 +81,37 @@ def differences(trace: Sequence[str], vif: bool) -> set[Difference]:
     return found
 
 
-def test_xl_sends_what_the_list_has() -> None:
+def traces() -> Sequence[xen.Outcome]:
+    """A guest without and one with a vif."""
     image = images.path("hello")
+    return xen.domu(xen.Guest(image, memory=16, trace=True), xen.Guest(image, memory=16, vif=True, trace=True))
+
+
+def test_xl_sends_what_the_list_has() -> None:
     try:
-        plain, with_vif = xen.domu(
-            xen.Guest(image, memory=16, trace=True), xen.Guest(image, memory=16, vif=True, trace=True)
-        )
+        plain, with_vif = traces()
     except xen.Missing as missing:
         pytest.skip(f"not here: {missing}")
     assert plain.lines[-1] == with_vif.lines[-1] == "Goodbye."
     found = differences(plain.store, False) | differences(with_vif.store, True)
     assert len(of_xl(plain.store)) > 110 and len(of_xl(with_vif.store)) > 180
     assert found == documented()
+
+
+def test_the_console_daemon_reads_its_directory_at_every_event() -> None:
+    """xenconsoled of 4.17 on the real Xen: a watch, and looks that end at the first node that is not there; only the
+    one that finds the ring goes on to the limit and the terminal. So ours does (tests/test_store_messages.py)."""
+    try:
+        plain, _ = traces()
+    except xen.Missing as missing:
+        pytest.skip(f"not here: {missing}")
+    rows = [match.groups() for line in plain.store if (match := LINE.fullmatch(line))]
+    daemon, domid = next((row[0], row[2].split()[1].removeprefix("dom")) for row in rows if CONSOLE.match(row[2]))
+    sent = [(op, words.split()[0]) for connection, op, words in rows if connection == daemon]
+    home = f"/local/domain/{domid}/console"
+    letters = {("WATCH", home): "W", ("WRITE", f"{home}/tty"): "T"}
+    letters |= {("READ", f"{home}/{node}"): node[0] for node in ("ring-ref", "port", "limit")}
+    letters[("READ", f"{home}/type")] = "t"
+    assert ("GET_DOMAIN_PATH", domid) in sent and sent[0] == ("WATCH", "@introduceDomain")
+    # the trace ends where `xl create` did, maybe in the middle of a look
+    assert re.fullmatch("Wr+ptlT(rpt)*r?p?", "".join(letters.get(message, "") for message in sent))
