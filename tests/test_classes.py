@@ -16,7 +16,7 @@ KERNEL = ROOT / "guests" / "kernel"
 # Functions, and what everything that is executed for them is not (False) or is (True) counted as.
 SERVED = {
     "domains_event": (False, HYPERVISOR),  # the console daemon looks at all domains
-    "xl_list_domains": (False, HYPERVISOR),  # as xl does, to ask for their names
+    "all_domains": (False, HYPERVISOR),  # all domains are listed, to ask for their names
     "dom_kernel": (True, LOAD),  # maps the domain's memory, and copies the kernel there
     "dom_boot": (True, LOAD),  # maps its tables, pins them
     "dom_memory": (True, HYPERVISOR),  # populates the domain

@@ -26,13 +26,11 @@ MEANING = {
 # Where a control domain's class comes from: (pattern of the function, pattern of its file, class); the first that fits.
 CONTROL = (
     ("pool_refill", "pool.c", PREPARE),
-    ("pool_grow", "pool.c", PREPARE),
     ("pool_fill_one", "pool.c", PREPARE),
     # Making a domain: the phases that do nothing else, and the operations that nobody asks for otherwise
     ("step_reserve", "steps.c", HYPERVISOR),
     ("undo_reserve", "steps.c", HYPERVISOR),
     ("step_adapt", "steps.c", HYPERVISOR),  # gives back what a shell has too much of
-    ("limit", "steps.c", HYPERVISOR),
     ("domain", "xl.c", HYPERVISOR),
     ("limits", "xl.c", HYPERVISOR),
     ("dom_memory", "build.c", HYPERVISOR),  # populates the domain, and keeps the list of its frames
