@@ -18,6 +18,8 @@ from pyvmm.cli.sweeps import Kept, Sweep, directory, run
 from pyvmm.errors import PyvmmError, UsageError
 
 if TYPE_CHECKING:
+    from pyvmm.cli.sweeps import Measured
+    from pyvmm.report.creations import Creations
     from pyvmm.report.figures_page import Section
     from pyvmm.report.flame import Flame
     from pyvmm.report.growth import Growth
@@ -74,6 +76,7 @@ def command(
         raise PyvmmError(f"figures are drawn with {error.name}, and it is not installed: pip install pyvmm") from None
     assert jinja2 and matplotlib  # before an hour of sweeps, not after
     compare.check(compare.DESIGNS, guest)
+    numbers = tuple(sorted({1, *numbers}))  # ratios are to the first
     out = directory(out_dir, "output")
     titles = {name: facts.title for name, facts in compare.DESIGNS.items()}
     most = Sweep("lightvm", "noop", _dots(many), store, seed, engine)
@@ -93,8 +96,8 @@ def command(
         pool: Executor = stack.enter_context(ProcessPoolExecutor(jobs))
         done = run(pool, list(dict.fromkeys([most, *wanted.values()])), Kept(resume_dir))
     found = {pair: done[sweep] for pair, sweep in wanted.items()}
-    rows = {pair: [one.row for one in measured] for pair, measured in found.items()}
-    sections = _sections(rows, [one.row for one in done[most]], guest, titles)
+    made = {pair: _creations(measured) for pair, measured in found.items()}
+    sections = _sections(made, _creations(done[most]), guest, titles)
     provenance = compare.provenance(guest)
     for other in FIG_4:
         provenance["images"] |= compare.provenance(other)["images"]
@@ -108,53 +111,65 @@ def command(
     print(f"pyvmm: {out / 'index.html'}", file=sys.stderr)
 
 
+def _creations(measured: Sequence[Measured]) -> Creations:
+    from pyvmm.report.creations import Creations
+    from pyvmm.report.stacks import unpack
+
+    return Creations.of([one.row for one in measured], [unpack(one.paths) for one in measured])
+
+
 def _sections(
-    rows: dict[tuple[str, str], list[dict[str, Any]]], many: list[dict[str, Any]], guest: str, titles: dict[str, str]
+    made: dict[tuple[str, str], Creations], many: Creations, guest: str, titles: dict[str, str]
 ) -> list[Section]:
+    from pyvmm.report import differences as differ
     from pyvmm.report import figures as draw
     from pyvmm.report import figures_tables as tables
     from pyvmm.report.figures_page import Section
 
-    four = {("xl", g): rows["xl", g] for g in dict.fromkeys((*FIG_4, guest))}
+    rows = {pair: c.rows for pair, c in made.items()}
+    four = {("xl", g): made["xl", g] for g in dict.fromkeys((*FIG_4, guest))}
+    nine = {design: made[design, guest] for design in titles}
+    papers = guest == differ.GUEST
+    other = "" if papers else f" The paper's guest is {differ.GUEST}: no difference to {guest} is explained."
     return [
         Section(
             "figure-4",
             "Fig. 4: create and boot of the n-th guest, stock toolstack",
             "Guests made by xl one after the other, all kept running. The paper's guests are a Debian, a Tinyx and a "
             "unikernel; Docker containers and processes beside them.",
-            "Our guests have no Linux among them, so Debian and Tinyx have no counterpart here. The paper's create of "
-            "the first guest is mostly scripts and processes started by xl, which are no code on this machine: here "
-            "the XenStore's part of it is larger from the start, and last / first smaller.",
-            draw.figure_4(four),
+            "Our guests have no Linux among them: Debian, Tinyx, containers and processes have no counterpart here. "
+            "noop does nothing but say that it is there: its create / boot has no counterpart there, either.",
+            draw.figure_4({pair: rows[pair] for pair in four}),
             tables.table_4(four),
+            differ.differences_4(made["xl", differ.GUEST]),
         ),
         Section(
             "figure-5",
             f"Fig. 5: what xl's creation of {guest} is made of",
             "Executed instructions by class. The paper's text gives two of its classes in numbers.",
-            "The paper's devices class is dominated by hotplug scripts (bash), a constant that cannot run here and is "
-            "not counted. Its hypervisor class includes Xen's own work, which here is charged apart.",
+            f"The paper's hypervisor class includes Xen's own work, which here is charged apart.{other}",
             draw.figure_5(rows["xl", guest]),
-            tables.table_5(rows["xl", guest]),
+            tables.table_5(made["xl", guest]),
+            differ.differences_5(made["xl", guest]) if papers else [],
         ),
         Section(
             "figure-9",
             f"Fig. 9: creation of {guest} by all designs",
             "All that is executed for the n-th guest but the guest's own boot; dotted, and with charged: with Xen's "
             "own work for all of it, the boot's hypercalls, too. The paper's first chaos [XS+split] is not known.",
-            tables.order_9(rows, guest, titles) + " Times have in them what all designs share and what is no executed "
-            "code: processes, waits, Linux, the hypervisor. It brings the paper's designs nearer to each other at the "
-            "first guest, and part of what grows there with the XenStore is such time, too.",
+            tables.order_9(nine, titles) + other,
             draw.figure_9(rows, guest, titles),
-            tables.table_9(rows, guest, titles),
+            tables.table_9(nine, titles),
+            differ.differences_9(nine, titles) if papers else [],
         ),
         Section(
             "figure-10",
             "Fig. 10: many noop guests by LightVM",
             "A guest without devices, create and boot.",
-            "Both are flat. The paper's containers end at about 3000, where the machine's memory does.",
-            draw.figure_10(many),
-            tables.table_10(many),
+            "The paper's containers end at about 3000, where the machine's memory does.",
+            draw.figure_10(many.rows),
+            tables.table_10(many.rows),
+            differ.differences_10(many),
         ),
     ]
 
@@ -176,7 +191,9 @@ def _write(
     texts = {f"{section.name}.svg": section.svg for section in sections}
     texts |= {f"{flame.name}.svg": flame.svg for flame in flames}
     texts["index.html"] = page(sections, growths, flames, table_rows(rows), made_of)
+    differences = {section.name: [vars(d) for d in section.differences] for section in sections}
     data = {"run": {**conditions, **provenance}, "rows": rows, "growth": [g.to_json() for g in growths]}
+    data["differences"] = differences
     texts["figures.json"] = json.dumps(data, indent=1) + "\n"
     for name, text in texts.items():
         try:

@@ -8,6 +8,7 @@ belongs to its nearest caller that is. So does what an interrupt does on its way
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from functools import cache
 
 CONFIG, HYPERVISOR, XENSTORE, DEVICES, LOAD, TOOLSTACK, BOOT, PREPARE = CLASSES = (
     "config", "hypervisor", "xenstore", "devices", "load", "toolstack", "boot", "prepare",
@@ -84,6 +85,7 @@ def class_of(role: str, path: tuple[tuple[str, str], ...]) -> str:
     return classes[-1] if classes else TOOLSTACK
 
 
+@cache
 def _of(name: str, file: str) -> str | None:
     for function, source, found in CONTROL:
         if fnmatchcase(name, function) and fnmatchcase(file, source):

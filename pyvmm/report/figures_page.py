@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from pyvmm.report.differences import Difference
 from pyvmm.report.figures_paper import MACHINE
 from pyvmm.report.figures_tables import Table, table_spawns
 from pyvmm.report.flame import Flame
@@ -21,7 +22,8 @@ TOP = 10  # functions shown of each design's growth
 
 @dataclass(frozen=True)
 class Section:
-    """A figure with its words: `name` ("figure-4"), the heading, what it shows, what differs, the SVG, the numbers."""
+    """A figure with its words: `name` ("figure-4"), the heading, what it shows, what differs as a whole, the SVG, the
+    numbers, each ratio that differs from the paper's."""
 
     name: str
     heading: str
@@ -29,6 +31,7 @@ class Section:
     differs: str
     svg: str
     table: Table
+    differences: Sequence[Difference]
 
 
 def page(

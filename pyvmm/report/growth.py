@@ -43,6 +43,11 @@ class Fit:
     terms: tuple[tuple[str, float], ...]
     residual: float
 
+    def at(self, n: int) -> float:
+        """What the law says of the n-th."""
+        factors = {"": 1.0, "n": float(n), "n²": float(n * n), "log2 n": math.log2(n)}
+        return sum(factor * factors[what] for what, factor in self.terms)
+
     def __str__(self) -> str:
         """As "a + b n"."""
         text = ""
