@@ -129,5 +129,7 @@ def test_a_later_creation_is_reckoned_by_the_laws_of_its_functions() -> None:
     assert square is not None and square.instructions == pytest.approx(7_000_500)
     falling = _by_law(lambda n: 9000 - 8 * n, numbers).at(1000)
     assert falling == (8200, False)  # it does not go on to fall
+    jumping = _by_law(lambda n: 5000 + 900 * (n == 100), numbers).at(1000)
+    assert jumping == (5900, False)  # as when a heap takes more pages: that is no square
     assert line.at(30) is None  # between what was measured: nobody knows
     assert _by_law(lambda n: n, (1, 2, 3)).at(1000) is None  # too few to know a law

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pyvmm.report.classes import BOOT, PREPARE, XENSTORE, class_of
-from pyvmm.report.growth import IRREGULAR, Fit, fit
+from pyvmm.report.growth import CONSTANT, IRREGULAR, LOST, Fit, fit
 from pyvmm.report.stacks import Stack
 
 FEWEST = 4  # points from which a law is reckoned with
@@ -112,9 +112,20 @@ class Creations:
         """One function's count at a later n: by its law if it grows by one, else as it was last."""
         last = self.places[-1][place]
         if place not in self._laws:
-            self._laws[place] = fit(self.points(place)) if last > self.places[0][place] else None
+            self._laws[place] = _foretold(self.points(place))
         law = self._laws[place]
-        return last if law is None or law.law == IRREGULAR else max(law.at(n), last)
+        return last if law is None else max(law.at(n), last)
+
+
+def _foretold(points: list[tuple[int, int]]) -> Fit | None:
+    """The law of counts that grow by one: those before the last must have foretold the last to a quarter. What only
+    jumps at the end, as when a heap takes more pages, has none."""
+    n, last = points[-1]
+    if last <= points[0][1]:
+        return None
+    before, law = fit(points[:-1]), fit(points)
+    jumps = before.law == CONSTANT or abs(before.at(n) - last) > LOST * last
+    return None if jumps or law.law == IRREGULAR else law
 
 
 __all__ = ["CLIENTS", "DAEMON", "Count", "Creations", "Place"]

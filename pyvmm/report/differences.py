@@ -239,7 +239,7 @@ def differences_10(many: Creations) -> list[Difference]:
     ours = many.at(many.last, True), many.at(1, True)
     what = f"LightVM: {nth(many.last)} / 1st; the paper's {nth(8000)}"
     row = _row(r, what, ours, end / begin, _growth(many, True, r))
-    return [] if row is None else [row]
+    return [] if row is None or many.last == 1 else [row]
 
 
 __all__ = ["GUEST", "Difference", "differences_4", "differences_5", "differences_9", "differences_10"]

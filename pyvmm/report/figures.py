@@ -189,7 +189,7 @@ def figure_10(rows: Sequence[Row]) -> str:
             points = curve(10, series, "total")
             theirs.plot(*zip(*points, strict=True), color=colour, label=label, **BETWEEN)
         _scales(ours, theirs, "linear", "log")
-        ours.legend(loc="lower right")
+        ours.legend(loc="center right")
         theirs.legend(loc="center right")
         return _svg(figure)
 
