@@ -62,8 +62,8 @@ REASONS = (
         "devices",
         GROWTH,
         "The paper's are constant, by our reading the time of scripts. Here the class is the making of devices and "
-        "dom0's back ends. What grows of it is the console daemon, which looks at all domains whenever one is "
-        "introduced.",
+        "dom0's back ends. What grows of it is the console daemon, which asks Xen for every domain whenever one is "
+        "introduced, and looks for each in a list.",
         "s. 4.2; back_console.c; Xen 4.8.1: console/daemon/io.c enum_domains does the same",
         ("domains_event",),
     ),
@@ -118,12 +118,12 @@ REASONS = (
         "chaos-xs",
         GROWTH,
         "Its messages do not get more. What grows here is the store's search (deeper for more nodes), and its list of "
-        "dom0's watches, walked for each WATCH and UNWATCH. In the paper transactions overlap under load, fail and are "
+        "dom0's watches, walked for each WATCH and UNWATCH; and the console daemon, which asks Xen for every domain "
+        "and looks for each in a list, as the paper's does. In the paper transactions overlap under load, fail and are "
         "repeated; here a creation begins when all are at rest, and none is. Its daemon logs about 40 lines a guest "
-        "and rotates 20 files; ours has no log. Its dom0 searches a list of all devices at each event, ours a hash; "
-        "its console daemon a list for each domain, ours a hash.",
-        "s. 4.2; db_shared.c, watches.c find; back.c back_find; back_console.c find; [Xen 4.8.1: xenstored/logging.ml, "
-        "console/daemon/io.c lookup_domain; Linux: xenbus_probe.c xenbus_dev_changed]",
+        "and rotates 20 files; ours has no log. Its dom0 searches a list of all devices at each event, ours a hash.",
+        "s. 4.2; db_shared.c, watches.c find; back.c back_find; back_console.c domains_event; [Xen 4.8.1: "
+        "xenstored/logging.ml, console/daemon/io.c enum_domains; Linux: xenbus_probe.c xenbus_dev_changed]",
         ("domains_event", "backend_event"),
     ),
     Reason(
