@@ -16,6 +16,7 @@ from pyvmm.report.growth import CONSTANT, IRREGULAR, LOST, Fit, fit
 from pyvmm.report.stacks import Stack
 
 FEWEST = 4  # points from which a law is reckoned with
+REACH = 10  # how many times the last n that was measured, at most
 DAEMON, CLIENTS = "the XenStore's domain", "the XenStore's clients in dom0"
 
 
@@ -86,12 +87,12 @@ class Creations:
         return next((i for i, row in enumerate(self.rows) if row["n"] == n), None)
 
     def at(self, n: int, boot: bool = False) -> Count | None:
-        """What the n-th takes, with or without its own boot; None where too few were measured to reckon with."""
+        """What the n-th takes, with or without its own boot; None where what was measured does not reach so far."""
         i = self.index(n)
         if i is not None:
             row = self.rows[i]
             return Count(row["total"] - (0 if boot else row["classes"][BOOT]), True)
-        if len(self.rows) < FEWEST or n < self.last:
+        if not self._reaches(n):
             return None
         return Count(sum(self._law(place, n) for place in self._every() if boot or place.part != BOOT), False)
 
@@ -100,10 +101,14 @@ class Creations:
         i = self.index(n)
         if i is not None:
             return Count(self.rows[i]["classes"][name], True)
-        if len(self.rows) < FEWEST or n < self.last:
+        if not self._reaches(n):
             return None
         parts = (DAEMON, CLIENTS) if name == XENSTORE else (name,)
         return Count(sum(self._law(place, n) for place in self._every() if place.part in parts), False)
+
+    def _reaches(self, n: int) -> bool:
+        """Whether laws say anything of the n-th: of one between two that were measured nobody knows which holds."""
+        return len(self.rows) >= FEWEST and self.last < n <= REACH * self.last
 
     def _every(self) -> list[Place]:
         return sorted(set().union(*self.places))
