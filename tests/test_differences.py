@@ -12,7 +12,7 @@ import pytest
 from pyvmm import compare
 from pyvmm.report import creations
 from pyvmm.report.classes import BOOT, PREPARE, class_of
-from pyvmm.report.creations import Creations
+from pyvmm.report.creations import Count, Creations
 from pyvmm.report.differences import Difference, differences_4, differences_5, differences_9, differences_10
 from pyvmm.report.figures_paper import POINTS
 from pyvmm.report.reasons import REASONS
@@ -129,7 +129,7 @@ def _by_law(law: Any, numbers: tuple[int, ...], most: int = 1) -> Creations:
 def test_a_later_creation_is_reckoned_by_the_laws_of_its_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = (1, 2, 5, 10, 20, 50, 100)
     line = _by_law(lambda n: 1000 + 30 * n, numbers)
-    assert line.at(100) == (4000, True) and line.at(100, boot=True) == (4001, True)
+    assert line.at(100) == Count(4000, True) and line.at(100, boot=True) == Count(4001, True)
     reckoned = line.at(1000)
     assert reckoned is not None and not reckoned.measured and reckoned.instructions == pytest.approx(31_000)
     assert str(line.at(1000)) == "≈ 31,000" and str(line.at(50)) == "2,500"
@@ -138,9 +138,9 @@ def test_a_later_creation_is_reckoned_by_the_laws_of_its_functions(monkeypatch: 
     square = _by_law(lambda n: 500 + 7 * n * n, numbers).at(1000)
     assert square is not None and square.instructions == pytest.approx(7_000_500)
     falling = _by_law(lambda n: 9000 - 8 * n, numbers).at(1000)
-    assert falling == (8200, False)  # it does not go on to fall
+    assert falling == Count(8200, False)  # it does not go on to fall
     jumping = _by_law(lambda n: 5000 + 900 * (n == 100), numbers).at(1000)
-    assert jumping == (5900, False)  # as when a heap takes more pages: that is no square
+    assert jumping == Count(5900, False)  # as when a heap takes more pages: that is no square
     assert line.at(30) is None  # between what was measured: nobody knows
     assert _by_law(lambda n: n, (1, 2, 3)).at(1000) is None  # too few to know a law
     monkeypatch.setattr(creations, "REACH", 10)

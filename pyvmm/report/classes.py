@@ -46,7 +46,6 @@ CONTROL = (
     ("xc_claim_pages", "xc_memory.c", HYPERVISOR),
     ("xc_evtchn_alloc_unbound", "xc_memory.c", HYPERVISOR),  # a new domain's ports for its store and console
     # Functions of another class than the rest of their file
-    ("create", "design.c", CONFIG),  # finds the configuration's file, and has it read
     ("step_load", "steps.c", LOAD),
     ("*noxs*", "steps.c", DEVICES),
     ("*device*", "chaos_xs.c", DEVICES),
