@@ -13,7 +13,7 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -257,6 +257,7 @@ class Control:
         self._guests = Guests(design, self.facts, self.host.hypervisor.domains)
         self._read = 0
         self.requests: list[StoreRequest] = []
+        self.prepared: Profile
         self._settle("it booted")
         self._output()
         if self.xenstore:
@@ -323,7 +324,7 @@ class Control:
             self._settle("the pool was to be filled")
 
     def measure(self, n: int) -> tuple[Row, Profile]:
-        """Make the n-th guest and say what it took."""
+        """Make the n-th guest and say what it took. `prepared` is then the profile of the pool's filling up."""
         hv, machine = self.host.hypervisor, self.host.machine
         counts, digest, runners = Counts(), Digest(), Runners(hv.domains)
         profile = Profile(lambda context: self._owner(runners.of(context)))
@@ -345,7 +346,15 @@ class Control:
         self.requests = [] if tap is None else tap.requests
         senders = Counter(sender_of(request, self.dom0_functions) for request in self.requests)
         after = machine.instructions
-        self.refill()
+        self.prepared = Profile(lambda context: self._owner(runners.of(context)))
+        stop = hv.trace.listen(runners)
+        machine.log_start()
+        try:
+            self.refill()
+        finally:
+            self.prepared.add(machine.log_stop())
+            stop()
+        assert self.prepared.total == machine.instructions - after
         classes = profile.classes()
         row = Row(
             design=self.design,
@@ -353,7 +362,7 @@ class Control:
             n=n,
             total=total - classes[PREPARE],
             classes={name: classes[name] for name in CLASSES if name != PREPARE},
-            prepare=classes[PREPARE] + machine.instructions - after,
+            prepare=classes[PREPARE] + self.prepared.total,
             charged=charging.total,
             store_messages=len(self.requests),
             messages={name: senders[name] for name in SENDERS},
@@ -390,7 +399,7 @@ class Control:
         return Owner(f"d{domain.domid}", "guest", self._functions(self.guest, images.path(self.guest)))
 
 
-def sweep(
+def creations(
     design: str,
     guest: str,
     wanted: Sequence[int],
@@ -401,18 +410,22 @@ def sweep(
     dom0: Path | None = None,
     store: str = "c",
     own: DesignFacts | None = None,
-) -> list[tuple[Row, Profile]]:
-    """Make guests up to the largest of `wanted`, all of them kept running, and measure those that are wanted. The host
-    is not taken apart afterwards: its memory goes as a whole."""
+) -> Iterator[tuple[Row, Profile, Profile]]:
+    """Make guests up to the largest of `wanted`, all of them kept running, and measure those that are wanted: what it
+    took, the profile of the window, and that of shells made afterwards. The host is not taken apart: its memory goes as
+    a whole."""
     control = Control(design, guest, max(wanted), engine=engine, seed=seed, dom0=dom0, store=store, own=own)
-    rows = []
     for n in range(1, max(wanted) + 1):
         if n in wanted:
-            rows.append(control.measure(n))
+            yield *control.measure(n), control.prepared
         else:
             control.create(n)
         progress(n)
-    return rows
+
+
+def sweep(design: str, guest: str, wanted: Sequence[int], **options: Any) -> list[tuple[Row, Profile]]:
+    """The rows of `creations`, each with its window's profile."""
+    return [(row, profile) for row, profile, _ in creations(design, guest, wanted, **options)]
 
 
 def check(designs: Iterable[str], guest: str) -> None:
@@ -434,11 +447,12 @@ def measure(
     progress: Callable[[int], None] = lambda n: None,
     dom0: Path | None = None,
     own: DesignFacts | None = None,
-) -> list[tuple[dict[str, Any], Packed]]:
-    """`sweep` as plain data, for another process: each row, and its call paths."""
+) -> list[tuple[dict[str, Any], Packed, Packed]]:
+    """`creations` as plain data, for another process: each row, the call paths of its window, and those of shells made
+    afterwards."""
     options: dict[str, Any] = {"engine": engine, "seed": seed, "store": store, "progress": progress}
-    measured = sweep(design, guest, wanted, dom0=dom0, own=own, **options)
-    return [(row.to_json(), pack(profile.paths())) for row, profile in measured]
+    measured = creations(design, guest, wanted, dom0=dom0, own=own, **options)
+    return [(row.to_json(), pack(profile.paths()), pack(prepared.paths())) for row, profile, prepared in measured]
 
 
 def provenance(guest: str) -> dict[str, Any]:

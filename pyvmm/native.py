@@ -195,15 +195,16 @@ def measure(
     engine: str = "auto",
     seed: int = 0,
     progress: Callable[[int], None] = lambda n: None,
-) -> list[tuple[dict[str, Any], Packed]]:
-    """As `pyvmm.compare.measure`, with the design of that name in a Python file. Rows say `native` besides."""
+) -> list[tuple[dict[str, Any], Packed, Packed]]:
+    """As `pyvmm.compare.measure`, with the design of that name in a Python file: it has no shells. Rows say `native`
+    besides."""
     make = next(one for one in load(file) if getattr(one, "name", None) == design)
     control = NativeControl(design, make, file, guest, max(wanted), engine=engine, seed=seed)
     found = []
     for n in range(1, max(wanted) + 1):
         if n in wanted:
             row, profile = control.measure(n)
-            found.append(({**row.to_json(), "native": True}, pack(profile.paths())))
+            found.append(({**row.to_json(), "native": True}, pack(profile.paths()), pack(())))
         else:
             control.create(n)
         progress(n)

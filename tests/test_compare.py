@@ -12,7 +12,7 @@ from pyvmm import compare, images
 from pyvmm.archive import newc
 from pyvmm.cli.compare import command
 from pyvmm.errors import ConfigError
-from pyvmm.report.classes import BOOT, CLASSES, PREPARE
+from pyvmm.report.classes import BOOT, CLASSES, PREPARE, prepares
 from pyvmm.report.symbols import functions_of
 
 CLASSED = [name for name in CLASSES if name != PREPARE]
@@ -73,6 +73,23 @@ def test_what_grows_with_the_store(rows: dict[tuple[str, str], list[tuple[compar
         for found in (xl, chaos):
             assert found[2].classes["xenstore"] > 1.04 * found[1].classes["xenstore"]
             assert found[2].transactions == found[1].transactions > 0 == found[2].retries
+
+
+@pytest.mark.parametrize("design", ["chaos-xs-split", "lightvm"])
+@pytest.mark.parametrize("store", ["c", "o"])
+def test_what_is_prepared_has_its_stacks(design: str, store: str) -> None:
+    """A window ends before its pool is filled up: all that is in it for later guests is the alarm for that. With what
+    is done after it, that is the column `prepare`, to the instruction."""
+    for n, (row, profile, prepared) in zip(
+        (1, 2, 9), compare.creations(design, "daytime", (1, 2, 9), store=store), strict=True
+    ):
+        inside = [stack for stack in profile.paths() if prepares(stack)]
+        alarm = sum(stack[-1] for stack in inside)
+        assert row.n == n and profile.total == row.total + alarm and 0 < alarm < 500
+        assert row.prepare == alarm + prepared.total
+        names = {name for _, _, path, _ in prepared.paths() for name, _ in path}
+        assert "pool_fill_one" in names and ("xenstored" in prepared.domains()) == (design == "chaos-xs-split")
+        assert not any(name == "pool_fill_one" for _, _, path, _ in inside for name, _ in path)
 
 
 def test_shells_take_work_off_the_path(rows: dict[tuple[str, str], list[tuple[compare.Row, str]]]) -> None:
@@ -145,15 +162,26 @@ def test_the_command(tmp_path: Path) -> None:
     result = runner.invoke(command, [*arguments, "--json", str(file)], catch_exceptions=False)
     assert result.exit_code == 0 and "chaos-noxs" in result.output
     found = json.loads(file.read_text())
+    sums = {
+        profile.name: sum(int(line.split()[-1]) for line in profile.read_text().splitlines())
+        for profile in (tmp_path / "paths").iterdir()
+    }
+    kinds = (("", "total"), (".prepare", "prepare"))  # each file's sum is its column's number, exactly
+    assert sums == {
+        f"{row['design']}-noop-{row['n']}{kind}.folded": row[column]
+        for row in found
+        for kind, column in kinds
+        if row[column]
+    }
+    assert sum("prepare" in name for name in sums) == 2 * 2  # numbers, designs that have shells
     assert [(row["design"], row["n"]) for row in found] == [(d, n) for d in compare.DESIGNS for n in (1, 3)]
     wanted = (
         "design guest n total classes charged store_messages transactions retries hypercalls events switches digest"
     )
     assert set(wanted.split()) <= set(found[0])
-    assert len(list((tmp_path / "paths").iterdir())) == 2 * len(compare.DESIGNS)
     (kept,) = (tmp_path / "kept").glob("lightvm-noop-3-*.json")
     content = json.loads(kept.read_text())
-    content["rows"][0]["total"] = 12345  # what is kept is taken from there
+    content["creations"][0]["row"]["total"] = 12345  # what is kept is taken from there
     kept.write_text(json.dumps(content))
     result = runner.invoke(command, arguments[:-2], catch_exceptions=False)
     assert "12,345" in result.output

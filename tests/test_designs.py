@@ -173,8 +173,8 @@ def test_a_design_in_python(tmp_path: Path) -> None:
     (own,) = load([file], tmp_path)
     assert own.name == "own-py" and own.dom0 is None
     found = native.measure("own-py", Path(file), "daytime", (1, 3))
-    for (row, paths), n in zip(found, (1, 3), strict=True):
-        assert row["native"] and row["n"] == n
+    for (row, paths, prepared), n in zip(found, (1, 3), strict=True):
+        assert row["native"] and row["n"] == n and not prepared["stacks"] and row["prepare"] == 0
         assert row["total"] == row["classes"]["boot"] > 10_000
         assert sum(row["classes"].values()) == row["total"] == sum(stack[-1] for stack in paths["stacks"])
         assert row["messages"]["toolstack"] > 100 and row["messages"]["guests"] > 10
@@ -183,7 +183,7 @@ def test_a_design_in_python(tmp_path: Path) -> None:
     assert native.measure("own-py", Path(file), "daytime", (1, 3)) == found
     plain = tmp_path / "plain.py"
     plain.write_text(PYTHON.replace('        self.xs.write("/note", Note("one more").text)\n', ""))
-    (row, _), _ = native.measure("own-py", plain, "daytime", (1, 3))
+    (row, _, _), _ = native.measure("own-py", plain, "daytime", (1, 3))
     assert row["messages"]["toolstack"] == found[0][0]["messages"]["toolstack"] - 1
 
 
@@ -316,7 +316,7 @@ def test_the_documentations_examples(tmp_path: Path) -> None:
     assert [own.name for own in found] == ["mine", "announced"]
     (row, _) = compare.sweep("mine", "noop", (1,), dom0=found[0].dom0, own=found[0].facts)[0]
     assert row.total > 10_000
-    ((made, _),) = native.measure("announced", found[1].source, "noop", (2,))
+    ((made, _, _),) = native.measure("announced", found[1].source, "noop", (2,))
     assert made["store_messages"] > 50
 
 

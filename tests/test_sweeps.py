@@ -15,7 +15,7 @@ from pyvmm.compare import DesignFacts
 from pyvmm.designs import Own
 
 SWEEP = Sweep("lightvm", "noop", (1,))
-FOUND = [Measured({"n": 1}, {"frames": [], "stacks": []})]
+FOUND = [Measured({"n": 1}, {"frames": [], "stacks": []}, {"frames": [], "stacks": []})]
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_kept_and_taken(tmp_path: Path) -> None:
     assert kept.load(SWEEP) == Kept(str(tmp_path)).load(SWEEP) == FOUND
     (file,) = tmp_path.iterdir()
     assert file.name.startswith("lightvm-noop-1-")
-    for text in ("", "{", "[]", "{}", '{"run": {}, "rows": []}'):
+    for text in ("", "{", "[]", "{}", '{"run": {}, "creations": []}'):
         file.write_text(text)
         assert kept.load(SWEEP) is None
 
@@ -49,9 +49,9 @@ def test_runs_with_other_options_are_kept_beside_each_other(tmp_path: Path) -> N
     others += [replace(SWEEP, numbers=(2,)), replace(SWEEP, design="xl")]
     for number, sweep in enumerate([SWEEP, *others]):
         assert kept.load(sweep) is None
-        kept.save(sweep, [Measured({"n": number}, {})])
+        kept.save(sweep, [Measured({"n": number}, {}, {})])
     again = Kept(str(tmp_path))
-    assert [again.load(sweep) for sweep in [SWEEP, *others]] == [[Measured({"n": n}, {})] for n in range(8)]
+    assert [again.load(sweep) for sweep in [SWEEP, *others]] == [[Measured({"n": n}, {}, {})] for n in range(8)]
 
 
 def test_a_file_that_has_the_name_and_is_of_something_else(tmp_path: Path) -> None:

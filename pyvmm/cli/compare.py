@@ -67,7 +67,7 @@ def command(
     """
     from pyvmm import compare
     from pyvmm.cli.growth import TWO, growth_of, show
-    from pyvmm.report.stacks import folded, unpack
+    from pyvmm.report.stacks import folded
 
     if growth and context.get_parameter_source("numbers") is ParameterSource.DEFAULT:
         numbers = parse(CURVE)
@@ -93,8 +93,10 @@ def command(
         if profiles is not None:
             for sweep, measured in found.items():
                 for one in measured:
-                    text = folded(unpack(one.paths))
-                    (profiles / f"{sweep.name}-{one.row['n']}.folded").write_text(text, encoding="utf-8")
+                    for kind, stacks in zip(("", ".prepare"), one.stacks(), strict=True):
+                        file = profiles / f"{sweep.name}-{one.row['n']}{kind}.folded"
+                        if stacks:
+                            file.write_text(folded(stacks), encoding="utf-8")
         if pictures is not None:
             from pyvmm.cli.flames import flames_of
 

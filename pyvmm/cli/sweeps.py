@@ -12,12 +12,14 @@ import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from pyvmm.designs import Own
+    from pyvmm.report.stacks import Frame, Stack
 
 GLANCE = 0.25  # seconds between two looks at how far the sweeps are
 LIBRARIES = ("unicorn", "capstone", "cffi", "numpy", "pyelftools")  # that have a part in what is measured
@@ -34,10 +37,23 @@ A_WORD = 20.0  # seconds between two lines about that, where there is no termina
 
 
 class Measured(NamedTuple):
-    """One creation: its row (`pyvmm.compare.Row`) and its call paths (`pyvmm.report.stacks`), as plain data."""
+    """One creation: its row (`pyvmm.compare.Row`), and the call paths (`pyvmm.report.stacks`) of its window and of
+    shells made afterwards, as plain data."""
 
     row: dict[str, Any]
     paths: dict[str, Any]
+    prepared: dict[str, Any]
+
+    def stacks(self) -> tuple[list[Stack], list[Stack]]:
+        """Those that are part of the row's total, and those of its column `prepare`: the counts' sums are theirs."""
+        from pyvmm.report.classes import prepares
+        from pyvmm.report.stacks import unpack
+
+        window = list(unpack(self.paths))
+        later: Counter[tuple[str, str, tuple[Frame, ...]]] = Counter()
+        for domain, role, path, n in chain(filter(prepares, window), unpack(self.prepared)):
+            later[domain, role, path] += n
+        return [stack for stack in window if not prepares(stack)], [(*key, n) for key, n in later.items()]
 
 
 @dataclass(frozen=True)
@@ -77,7 +93,7 @@ class Sweep:
                 found = native.measure(self.design, self.own.source, *what, progress)
             else:
                 found = compare.measure(self.design, *what, self.store, progress, self.own.dom0, self.own.facts)
-        return [Measured(row, paths) for row, paths in found]
+        return [Measured(*one) for one in found]
 
     @property
     def keepable(self) -> bool:
@@ -146,7 +162,7 @@ class Kept:
         try:
             kept = json.loads(file.read_text(encoding="utf-8"))
             same = kept["run"] == self._key(sweep)
-            return [Measured(*pair) for pair in zip(kept["rows"], kept["paths"], strict=True)] if same else None
+            return [Measured(**one) for one in kept["creations"]] if same else None
         except (OSError, ValueError, KeyError, TypeError):
             return None  # cut off in the middle, or not ours: measured again
 
@@ -159,7 +175,7 @@ class Kept:
         if sweep.key() != self._key(sweep):
             print(f"pyvmm: {sweep.name} is not kept: pyvmm was changed while it was measured", file=sys.stderr)
             return
-        kept = {"run": self._key(sweep), "rows": [one.row for one in found], "paths": [one.paths for one in found]}
+        kept = {"run": self._key(sweep), "creations": [one._asdict() for one in found]}
         new = file.with_suffix(".new")
         try:
             new.write_text(json.dumps(kept), encoding="utf-8")
