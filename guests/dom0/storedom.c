@@ -3,7 +3,8 @@
  */
 #include "design.h"
 
-enum { MEMORY_MIB = 64, CDF_XS_DOMAIN = 1 << 4 };
+enum { MEMORY_MIB = 64, MEMORY_LEAST = 5, MEMORY_MOST = 4096, /* the least: in less, an empty store finds no room, or no guest does */
+       CDF_XS_DOMAIN = 1 << 4 };
 u32 store_domid;
 
 static int make(const struct file *image, const char *mode, u64 mib, struct dom *d, void **page, u32 *ref, u32 *port)
@@ -66,8 +67,8 @@ static int store(u32 n, char **words)
     }
     if (n == 1 || (strcmp(words[1], "c") && strcmp(words[1], "o")))
         return failure(0, "which design: c (copies, one generation) or o (shared trees, replay)?");
-    if (n > 2 && (!number_of(words[2], &mib) || mib < 8 || mib > 4096))
-        return failure(0, "its memory is to be from 8 to 4096 MiB");
+    if (n > 2 && (!number_of(words[2], &mib) || mib < MEMORY_LEAST || mib > MEMORY_MOST))
+        return failure(0, "its memory is to be from %d to %d MiB", MEMORY_LEAST, MEMORY_MOST);
     if (!image)
         return failure(-ENOENT, "there is no file xenstored");
     int rc = make(image, words[1], mib, &d, &page, &ref, &port);

@@ -1,14 +1,15 @@
 /* Memory in pieces of any size: runs of pages, and blocks. Both come in sizes that are powers of two, from lists of what was
- * given back, else from the memory that mm.c has left alone. Nothing is ever joined again: what a guest of ours needs most
- * of, it needs again. All operations take the same time, however much is in use.
+ * given back, else from the memory that mm.c has left alone. What a guest of ours needs most of, it needs again: pieces are
+ * joined only when there is nothing else left. All other operations take the same time, however much is in use.
  */
 #include "kernel.h"
 
 enum { ORDERS = 20, SMALLEST = 5 }; /* runs of up to 2 GiB; blocks from 32 bytes */
-struct piece { struct piece *next; };
+struct piece { struct piece *next; u64 size; }; /* size: bytes, while pieces are joined */
 static struct piece *runs[ORDERS], *blocks[PAGE_SHIFT];
 static u64 fresh, fresh_end; /* pfns mapped and not used yet */
 static u64 free_bytes;       /* in the lists */
+static bool released;        /* something was given back since pieces were joined */
 
 static u32 order_of(u64 n) /* of the smallest power of two that is not less */
 {
@@ -21,6 +22,126 @@ static void give(u32 order, void *run)
     p->next = runs[order];
     runs[order] = p;
     free_bytes += PAGE_SIZE << order;
+}
+
+static void block_give(u32 order, void *block)
+{
+    struct piece *p = block;
+    p->next = blocks[order];
+    blocks[order] = p;
+    free_bytes += 1UL << order;
+}
+
+/* Lists by address made one. */
+static struct piece *merge(struct piece *a, struct piece *b)
+{
+    struct piece *first = NULL, **end = &first;
+    while (a && b) {
+        struct piece **less = a < b ? &a : &b;
+        *end = *less;
+        end = &(*end)->next;
+        *less = *end;
+    }
+    *end = a ? a : b;
+    return first;
+}
+
+/* All pieces of a list, in order of their addresses; the list is empty then. */
+static struct piece *sorted(struct piece **list, u64 size)
+{
+    struct piece *bins[48] = {NULL}, *all = NULL; /* bin n: none, or 2^n pieces */
+    for (struct piece *p = *list, *next; p; p = next) {
+        u32 n = 0;
+        next = p->next;
+        p->next = NULL;
+        p->size = size;
+        for (; bins[n]; bins[n++] = NULL)
+            p = merge(bins[n], p);
+        bins[n] = p;
+    }
+    for (u32 n = 0; n < COUNT(bins); n++)
+        all = merge(bins[n], all);
+    *list = NULL;
+    return all;
+}
+
+/* Nothing is left of the size that is asked for: whatever is free and lies side by side becomes one. Pages go back as runs, as
+ * large as they can be; what is less than a page as the blocks it was. */
+static void join(void)
+{
+    struct piece *all = NULL;
+    for (u32 order = SMALLEST; order < PAGE_SHIFT; order++)
+        all = merge(all, sorted(&blocks[order], 1UL << order));
+    for (u32 order = 0; order < ORDERS; order++)
+        all = merge(all, sorted(&runs[order], PAGE_SIZE << order));
+    free_bytes = 0;
+    while (all) {
+        u64 at = (u64)all, end = at;
+        struct piece *last = all;
+        for (; last && (u64)last == end; last = last->next)
+            end += last->size;
+        while (at < end) { /* `all` and its followers up to `last` are still in the list, as long as they are not given */
+            u64 left = end - at;
+            if (!(at % PAGE_SIZE) && left >= PAGE_SIZE) {
+                u32 order = 63 - (u32)__builtin_clzl(left / PAGE_SIZE);
+                order = order < ORDERS ? order : ORDERS - 1;
+                while ((u64)all < at + (PAGE_SIZE << order) && all != last)
+                    all = all->next;
+                give(order, (void *)at);
+                at += PAGE_SIZE << order;
+            } else {
+                struct piece *block = all;
+                all = all->next;
+                at += block->size;
+                block_give(order_of(block->size), block);
+            }
+        }
+        all = last;
+    }
+}
+
+/* A run out of a larger one. */
+static void *run_cut(u32 order)
+{
+    u32 from = order;
+    while (from < ORDERS && !runs[from])
+        from++;
+    if (from == ORDERS)
+        return NULL;
+    struct piece *run = runs[from];
+    runs[from] = run->next;
+    free_bytes -= PAGE_SIZE << from;
+    while (from-- > order)
+        give(from, (char *)run + (PAGE_SIZE << from));
+    return run;
+}
+
+/* When all memory has been in use once. */
+static void *run_find(u32 order)
+{
+    for (; fresh < fresh_end; fresh++)
+        give(0, (void *)(fresh << PAGE_SHIFT));
+    void *run = run_cut(order);
+    if (run || !released)
+        return run;
+    join();
+    released = false;
+    return run_cut(order);
+}
+
+/* A larger block as several. */
+static void blocks_cut(u32 order)
+{
+    u32 from = order + 1;
+    while (from < PAGE_SHIFT && !blocks[from])
+        from++;
+    if (from >= PAGE_SHIFT)
+        return;
+    char *block = (char *)blocks[from];
+    blocks[from] = blocks[from]->next;
+    free_bytes -= 1UL << from;
+    for (u64 at = 0; at < 1UL << from; at += 1UL << order)
+        block_give(order, block + at);
 }
 
 static void *run_take(u32 order)
@@ -36,7 +157,7 @@ static void *run_take(u32 order)
     while (fresh_end - fresh < 1UL << order) {
         u64 first = mm_extend();
         if (!first)
-            return NULL;
+            return run_find(order);
         if (first != fresh_end) { /* not in a row with what is left */
             for (; fresh < fresh_end; fresh++)
                 give(0, (void *)(fresh << PAGE_SHIFT));
@@ -67,6 +188,7 @@ void *pages_take(u64 n)
 
 void pages_release(void *pages, u64 n)
 {
+    released = true;
     if (n == 1)
         page_free(pages);
     else
@@ -85,12 +207,10 @@ void *memory_take(u64 size)
     } else {
         if (!blocks[order]) {
             char *page = run_take(0);
-            for (u64 at = 0; page && at < PAGE_SIZE; at += 1UL << order) {
-                struct piece *p = (struct piece *)(page + at);
-                p->next = blocks[order];
-                blocks[order] = p;
-                free_bytes += 1UL << order;
-            }
+            for (u64 at = 0; page && at < PAGE_SIZE; at += 1UL << order)
+                block_give(order, page + at);
+            if (!page)
+                blocks_cut(order);
         }
         struct piece *p = blocks[order];
         if (p) {
@@ -110,15 +230,13 @@ void memory_release(void *memory)
     if (!memory)
         return;
     u64 *block = (u64 *)memory - 2;
+    released = true;
     u32 order = (u32)block[0];
     if (order >= PAGE_SHIFT) {
         give(order - PAGE_SHIFT, block);
         return;
     }
-    struct piece *p = (struct piece *)block;
-    p->next = blocks[order];
-    blocks[order] = p;
-    free_bytes += 1UL << order;
+    block_give(order, block);
 }
 
 u64 heap_free(void)

@@ -10,16 +10,23 @@ struct perm { u32 domid, rights, incarnation; }; /* of the first: the owner, and
 /* A node as it is found. What it points to is good until the next change. */
 struct entry { const struct perm *perms; const u8 *value; u32 nperms, length, names; u64 generation; }; /* names: bytes of its children's */
 
+/* What happened to a node, or a node in a list. */
+enum change_kind { WRITTEN, REMOVED, PERMISSIONS };
+struct change { struct change *next; enum change_kind kind; char path[]; };
+
+/* Where memory is needed it may be missing: NULL or false then, and what is in the store is as it was. */
 struct db;
 struct db_kind {
+    bool deep; /* `remove` takes all below a node with it; else it has to be without children */
     struct db *(*make)(const struct entry *root);
-    struct db *(*copy)(struct db *d);  /* for a transaction */
+    struct db *(*copy)(struct db *d, bool spare);  /* for a transaction; from what is kept for one, if there is nothing else */
     void (*drop)(struct db *d);
     bool (*find)(struct db *d, const char *path, struct entry *e);
     void (*names)(struct db *d, const char *path, char *to); /* of a node's children, each with its NUL */
-    void (*add)(struct db *d, const char *path, const struct entry *e);
-    void (*set)(struct db *d, const char *path, const struct entry *e); /* permissions, value and generation of one that is there */
-    void (*remove)(struct db *d, const char *path, u64 generation);     /* one without children; its parent gets the generation */
+    bool (*add)(struct db *d, const char *path, const struct entry *e);
+    bool (*set)(struct db *d, const char *path, const struct entry *e); /* permissions, value and generation of one that is there */
+    bool (*ready)(struct db *d, const char *path);  /* to remove the node: after this it needs no memory */
+    void (*remove)(struct db *d, const char *path, u64 generation); /* its parent gets the generation */
 };
 extern const struct db_kind db_flat, db_shared;
-void *db_memory(u64 size); /* never NULL */
+void *store_memory(u64 size); /* zeroed; NULL: there is none */

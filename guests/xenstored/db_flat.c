@@ -69,10 +69,31 @@ static u32 lookup(struct db *d, const char *path, u32 n)
 
 /* The block and the store are told apart, for the block moves when it grows. */
 struct handle { struct db *block; };
+static struct db *reserve; /* a block for a copy, kept: the toolstack removes what is there in transactions */
 
+/* Whoever makes a block sees to it that there is another one for its copy. False: no memory. */
+static bool reserve_for(u32 room)
+{
+    u64 size = 64;
+    if (reserve && reserve->room >= room)
+        return true;
+    while (size < room * 8UL + 64) /* what the heap makes of it anyway, less its own few bytes */
+        size *= 2;
+    struct db *larger = store_memory(size - 64);
+    if (!larger)
+        return false;
+    memory_release(reserve);
+    reserve = larger;
+    reserve->room = WORDS(size - 64);
+    return true;
+}
+
+/* A record of so many words; 0: there is no memory. */
 static u32 take(struct handle *h, u32 n)
 {
     u32 size, kind = size_class(n, &size);
+    if (kind >= SIZES)
+        return 0;
     struct db *d = h->block;
     u32 place = d->free[kind];
     if (place) {
@@ -83,7 +104,11 @@ static u32 take(struct handle *h, u32 n)
         u32 room = d->room;
         while (d->used + size > room)
             room *= 2;
-        struct db *bigger = db_memory(room * 8UL);
+        struct db *bigger = store_memory(room * 8UL);
+        if (!bigger || !reserve_for(room)) {
+            memory_release(bigger);
+            return 0;
+        }
         copy_words((u64 *)bigger, (u64 *)d, d->used);
         bigger->room = room;
         memory_release(d);
@@ -119,14 +144,42 @@ static void unlink(struct db *d, u32 place)
     *from = at(d, place)->next;
 }
 
-/* The record with room for so much, which may be another one now. */
+/* There is no memory for a larger block: what was given up is closed up, and records are as small again as they can be. */
+static void compact(struct db *d)
+{
+    u32 to = FIRST, room;
+    for (u32 kind = 0; kind < SIZES; kind++)
+        for (u32 place = d->free[kind]; place; place = at(d, place)->next)
+            at(d, place)->path = 0; /* as no record has it */
+    memset(d->free, 0, sizeof d->free);
+    memset(d->buckets, 0, sizeof d->buckets);
+    for (u32 from = FIRST; from < d->used; from += room) {
+        struct record *r = at(d, from);
+        u32 size;
+        room = r->room;
+        if (!r->path)
+            continue;
+        size_class(words(r->path, r->nperms, r->length, r->names), &size);
+        r->room = size;
+        if (to != from)
+            copy_words((u64 *)at(d, to), (u64 *)r, size);
+        link_in(d, to);
+        to += size;
+    }
+    d->used = to;
+}
+
+/* The record with room for so much, which may be another one now; 0: no memory. */
 static u32 resize(struct handle *h, u32 place, u32 nperms, u32 length, u32 names)
 {
     struct record *r = at(h->block, place);
     u32 need = words(r->path, nperms, length, names);
     if (need <= r->room)
         return place;
-    u32 bigger = take(h, need), room = at(h->block, bigger)->room;
+    u32 bigger = take(h, need);
+    if (!bigger)
+        return 0;
+    u32 room = at(h->block, bigger)->room;
     r = at(h->block, place);
     copy_words((u64 *)at(h->block, bigger), (u64 *)r, words(r->path, r->nperms, r->length, r->names));
     at(h->block, bigger)->room = room;
@@ -136,33 +189,47 @@ static u32 resize(struct handle *h, u32 place, u32 nperms, u32 length, u32 names
     return bigger;
 }
 
-static void insert(struct handle *h, const char *path, u32 n, const struct entry *e)
+static bool insert(struct handle *h, const char *path, u32 n, const struct entry *e)
 {
     u32 place = take(h, words(n, e->nperms, e->length, 0));
+    if (!place)
+        return false;
     struct record *r = at(h->block, place);
     *r = (struct record){0, r->room, hash_of(path, n), n, e->nperms, e->length, 0, 0, e->generation};
     memcpy(path_of(r), path, n);
     memcpy(perms_of(r), e->perms, e->nperms * sizeof *e->perms);
     memcpy(value_of(r), e->value, e->length);
     link_in(h->block, place);
+    return true;
 }
 
 static struct db *flat_make(const struct entry *root)
 {
-    struct handle *h = db_memory(sizeof *h);
-    h->block = db_memory(START * 8UL);
-    h->block->room = START;
+    struct handle *h = store_memory(sizeof *h);
+    if (!h || !(h->block = store_memory(START * 8UL)) || !(reserve = store_memory(START * 8UL)))
+        return NULL;
+    h->block->room = reserve->room = START;
     h->block->used = FIRST;
-    insert(h, "/", 1, root);
-    return (struct db *)h;
+    return insert(h, "/", 1, root) ? (struct db *)h : NULL;
 }
 
-static struct db *flat_copy(struct db *d)
+static struct db *flat_copy(struct db *d, bool spare)
 {
-    struct handle *h = db_memory(sizeof *h);
+    struct handle *h = store_memory(sizeof *h);
     struct db *from = ((struct handle *)d)->block;
     u32 room = from->used + SLACK;
-    h->block = db_memory(room * 8UL);
+    if (!h)
+        return NULL;
+    h->block = reserve_for(room) ? store_memory(room * 8UL) : NULL;
+    if (!h->block && spare && reserve && reserve->room >= from->used) {
+        h->block = reserve;
+        room = from->room < reserve->room ? from->room : reserve->room; /* no more: when it is the store, the other one is its reserve */
+        reserve = NULL;
+    }
+    if (!h->block) {
+        memory_release(h);
+        return NULL;
+    }
     copy_words((u64 *)h->block, (u64 *)from, from->used);
     h->block->room = room;
     return (struct db *)h;
@@ -170,7 +237,11 @@ static struct db *flat_copy(struct db *d)
 
 static void flat_drop(struct db *d)
 {
-    memory_release(((struct handle *)d)->block);
+    struct db *block = ((struct handle *)d)->block;
+    if (reserve)
+        memory_release(block);
+    else
+        reserve = block;
     memory_release(d);
 }
 
@@ -202,37 +273,64 @@ static u32 parent_of(struct db *block, const char *path, const char **name)
     return lookup(block, path, n > 1 ? n - 1 : 1);
 }
 
-static void flat_add(struct db *d, const char *path, const struct entry *e)
+static bool add(struct handle *h, const char *path, const struct entry *e)
 {
-    struct handle *h = (struct handle *)d;
     const char *name;
     u32 parent = parent_of(h->block, path, &name), n = (u32)strlen(name) + 1;
     struct record *r = at(h->block, parent);
     parent = resize(h, parent, r->nperms, r->length, r->names + n);
+    if (!parent || !insert(h, path, (u32)strlen(path), e))
+        return false;
     r = at(h->block, parent);
     memcpy(names_of(r) + r->names, name, n);
     r->names += n;
     r->generation = e->generation;
-    insert(h, path, (u32)strlen(path), e);
+    return true;
 }
 
-static void flat_set(struct db *d, const char *path, const struct entry *e)
+static bool flat_add(struct db *d, const char *path, const struct entry *e)
+{
+    struct handle *h = (struct handle *)d;
+    if (add(h, path, e))
+        return true;
+    compact(h->block);
+    return add(h, path, e);
+}
+
+static bool flat_set(struct db *d, const char *path, const struct entry *e)
 {
     struct handle *h = (struct handle *)d;
     u32 place = lookup(h->block, path, (u32)strlen(path)), names = at(h->block, place)->names;
     /* What comes in may lie in the block itself, which may move: it is put aside. */
     u64 nperms = e->nperms * sizeof *e->perms;
-    u8 *aside = db_memory(nperms + e->length + names);
+    u8 *aside = store_memory(nperms + e->length + names);
+    if (!aside)
+        return false;
     memcpy(aside, e->perms, nperms);
     memcpy(aside + nperms, e->value, e->length);
     memcpy(aside + nperms + e->length, names_of(at(h->block, place)), names);
     place = resize(h, place, e->nperms, e->length, names);
+    if (!place) {
+        compact(h->block);
+        place = resize(h, lookup(h->block, path, (u32)strlen(path)), e->nperms, e->length, names);
+    }
+    if (!place) {
+        memory_release(aside);
+        return false;
+    }
     struct record *r = at(h->block, place);
     r->nperms = e->nperms;
     r->length = e->length;
     r->generation = e->generation;
     memcpy(perms_of(r), aside, nperms + e->length + names);
     memory_release(aside);
+    return true;
+}
+
+static bool flat_ready(struct db *d, const char *path)
+{
+    (void)d, (void)path; /* records only become free */
+    return true;
 }
 
 static void flat_remove(struct db *d, const char *path, u64 generation)
@@ -253,4 +351,4 @@ static void flat_remove(struct db *d, const char *path, u64 generation)
     r->generation = generation;
 }
 
-const struct db_kind db_flat = {flat_make, flat_copy, flat_drop, flat_find, flat_names, flat_add, flat_set, flat_remove};
+const struct db_kind db_flat = {false, flat_make, flat_copy, flat_drop, flat_find, flat_names, flat_add, flat_set, flat_ready, flat_remove};

@@ -14,19 +14,29 @@ struct node {
 };
 struct db { struct node *root; };
 
-static void *copy_of(const void *from, u64 n)
+/* Nothing has no place of its own. False: no memory. */
+static bool copied(void *to, const void *from, u64 n)
 {
-    return n ? memcpy(db_memory(n), from, n) : NULL;
+    void *copy = n ? store_memory(n) : NULL;
+    *(void **)to = copy;
+    if (copy)
+        memcpy(copy, from, n);
+    return copy || !n;
 }
+
+static void node_drop(struct node *n);
 
 static struct node *node_new(const char *name, u64 length, const struct entry *e)
 {
-    struct node *n = db_memory(sizeof *n + length + 1);
+    struct node *n = store_memory(sizeof *n + length + 1);
+    if (!n)
+        return NULL;
     *n = (struct node){.refs = 1, .generation = e->generation, .length = e->length, .nperms = e->nperms};
     memcpy(n->name, name, length);
-    n->perms = copy_of(e->perms, e->nperms * sizeof *e->perms);
-    n->value = copy_of(e->value, e->length);
-    return n;
+    if (copied(&n->perms, e->perms, e->nperms * sizeof *e->perms) && copied(&n->value, e->value, e->length))
+        return n;
+    node_drop(n);
+    return NULL;
 }
 
 static void node_drop(struct node *n)
@@ -103,6 +113,7 @@ static struct node *node_at(struct node *n, const char *path)
     return n;
 }
 
+/* The node as one that nobody else has, which is no change; NULL: no memory. */
 static struct node *own(struct node **slot)
 {
     struct node *n = *slot;
@@ -110,17 +121,22 @@ static struct node *own(struct node **slot)
         return n;
     struct entry e = {n->perms, n->value, n->nperms, n->length, 0, n->generation};
     struct node *mine = node_new(n->name, strlen(n->name), &e);
+    if (!mine)
+        return NULL;
+    if (n->room && !(mine->kids = store_memory(n->room * sizeof *n->kids))) {
+        node_drop(mine);
+        return NULL;
+    }
+    memcpy(mine->kids, n->kids, n->nkids * sizeof *n->kids);
     mine->nkids = n->nkids;
     mine->room = n->room;
-    if (n->room)
-        mine->kids = memcpy(db_memory(n->room * sizeof *n->kids), n->kids, n->nkids * sizeof *n->kids);
     for (u32 i = 0; i < mine->nkids; i++)
         mine->kids[i]->refs++;
     n->refs--;
     return *slot = mine;
 }
 
-/* The node `up` names above the one at the path, nobody else's now; *rest is the path from there. */
+/* The node `up` names above the one at the path, nobody else's now; *rest is the path from there. NULL: no memory. */
 static struct node *own_at(struct db *d, const char *path, u32 up, const char **rest)
 {
     struct node *n = own(&d->root);
@@ -129,7 +145,7 @@ static struct node *own_at(struct db *d, const char *path, u32 up, const char **
     u32 at, parts = 0;
     for (const char *p = path; part(&p, &name);)
         parts++;
-    for (*rest = path; parts > up && (length = part(rest, &name)); parts--) {
+    for (*rest = path; n && parts > up && (length = part(rest, &name)); parts--) {
         search(n, name, length, &at);
         n = own(&n->kids[at]);
     }
@@ -138,14 +154,17 @@ static struct node *own_at(struct db *d, const char *path, u32 up, const char **
 
 static struct db *shared_make(const struct entry *root)
 {
-    struct db *d = db_memory(sizeof *d);
-    d->root = node_new("", 0, root);
-    return d;
+    struct db *d = store_memory(sizeof *d);
+    return d && (d->root = node_new("", 0, root)) ? d : NULL;
 }
 
-static struct db *shared_copy(struct db *d)
+static struct db *shared_copy(struct db *d, bool spare)
 {
-    struct db *c = db_memory(sizeof *c);
+    (void)spare; /* it takes next to nothing */
+
+    struct db *c = store_memory(sizeof *c);
+    if (!c)
+        return NULL;
     c->root = d->root;
     c->root->refs++;
     return c;
@@ -175,31 +194,45 @@ static void shared_names(struct db *d, const char *path, char *to)
     }
 }
 
-static void shared_add(struct db *d, const char *path, const struct entry *e)
+static bool shared_add(struct db *d, const char *path, const struct entry *e)
 {
     const char *name;
     u32 at;
-    struct node *parent = own_at(d, path, 1, &path);
+    struct node *parent = own_at(d, path, 1, &path), *child;
     u64 length = part(&path, &name);
+    if (!parent)
+        return false;
     search(parent, name, length, &at);
     if (parent->nkids == parent->room) {
         u32 room = parent->room ? parent->room * 2 : 4;
-        struct node **kids = db_memory(room * sizeof *kids);
+        struct node **kids = store_memory(room * sizeof *kids);
+        if (!kids)
+            return false;
         memcpy(kids, parent->kids, parent->nkids * sizeof *kids);
         memory_release(parent->kids);
         parent->kids = kids;
         parent->room = room;
     }
+    if (!(child = node_new(name, length, e)))
+        return false;
     for (u32 i = parent->nkids++; i > at; i--)
         parent->kids[i] = parent->kids[i - 1];
-    parent->kids[at] = node_new(name, length, e);
+    parent->kids[at] = child;
     parent->generation = e->generation;
+    return true;
 }
 
-static void shared_set(struct db *d, const char *path, const struct entry *e)
+static bool shared_set(struct db *d, const char *path, const struct entry *e)
 {
     struct node *n = own_at(d, path, 0, &path);
-    void *value = copy_of(e->value, e->length), *perms = copy_of(e->perms, e->nperms * sizeof *e->perms);
+    u8 *value;
+    struct perm *perms;
+    if (!n || !copied(&value, e->value, e->length))
+        return false;
+    if (!copied(&perms, e->perms, e->nperms * sizeof *e->perms)) {
+        memory_release(value);
+        return false;
+    }
     memory_release(n->value);
     memory_release(n->perms);
     n->value = value;
@@ -207,6 +240,12 @@ static void shared_set(struct db *d, const char *path, const struct entry *e)
     n->length = e->length;
     n->nperms = e->nperms;
     n->generation = e->generation;
+    return true;
+}
+
+static bool shared_ready(struct db *d, const char *path)
+{
+    return own_at(d, path, 1, &path);
 }
 
 static void shared_remove(struct db *d, const char *path, u64 generation)
@@ -223,4 +262,4 @@ static void shared_remove(struct db *d, const char *path, u64 generation)
         parent->kids[i] = parent->kids[i + 1];
 }
 
-const struct db_kind db_shared = {shared_make, shared_copy, shared_drop, shared_find, shared_names, shared_add, shared_set, shared_remove};
+const struct db_kind db_shared = {true, shared_make, shared_copy, shared_drop, shared_find, shared_names, shared_add, shared_set, shared_ready, shared_remove};

@@ -26,7 +26,9 @@ struct conn *conn_of(u32 domid)
 
 struct conn *conn_new(u32 domid)
 {
-    struct conn *c = db_memory(sizeof *c);
+    struct conn *c = store_memory(sizeof *c);
+    if (!c)
+        return NULL;
     *c = (struct conn){.domid = domid, .incarnation = incarnation(domid), .target = ~0U, .next_transaction = 1};
     c->watches_end = &c->watches;
     c->next_same = by_domid[domid % HASH];
@@ -48,7 +50,7 @@ void conn_reset(struct conn *c)
     forget(c);
     for (struct out *o = c->first, *next; o; o = next) {
         next = o->next;
-        memory_release(o);
+        out_release(c, o);
     }
     c->first = c->last = NULL;
     c->unsent_bytes = 0;
@@ -78,11 +80,16 @@ void domain_shut_down(struct conn *c)
     c->shut_down = true;
 }
 
-/* Its connection, its nodes, and what its number was allowed. */
-void domain_gone(u32 domid)
+/* Its connection, its nodes, and what its number was allowed. Nodes may need memory to go; what it held itself is given back for that. */
+int domain_gone(struct conn *gone)
 {
-    struct conn *gone = conn_of(domid);
-    nodes_remove_of(domid);
+    u32 domid = gone->domid;
+    gone->leaving = nodes_remove_of(domid);
+    if (gone->leaving) {
+        conn_reset(gone);
+        if (nodes_remove_of(domid))
+            return ENOMEM;
+    }
     incarnations[domid]++;
     for (u32 i = 0; i < COUNT(specials); i++) {
         struct special *s = &specials[i];
@@ -97,11 +104,10 @@ void domain_gone(u32 domid)
     for (struct conn *c = conns; c; c = c->next)
         if (c->target == domid)
             c->target = ~0U;
-    if (!gone)
-        return;
     link_close(gone);
     conn_drop(gone);
     fire_special("@releaseDomain", domid);
+    return 0;
 }
 
 /* -- the requests */
@@ -117,7 +123,8 @@ int do_introduce(struct work *k)
         conn_reset(conn);
         link_reset(conn);
     } else {
-        conn = conn_new(domid);
+        if (!(conn = conn_new(domid)))
+            return ENOMEM;
         int rc = link_open(conn, (u64)number(b), (u32)number(c));
         if (rc) {
             conn_drop(conn);
@@ -144,9 +151,9 @@ int do_release(struct work *k)
     int rc = introduced(k, &c);
     if (rc)
         return rc;
-    domain_gone(c->domid);
-    answer(k, "OK");
-    return 0;
+    if (!(rc = domain_gone(c)))
+        answer(k, "OK");
+    return rc;
 }
 
 int do_resume(struct work *k)

@@ -21,6 +21,7 @@ struct link {
 static struct link *volatile stirred_first, *stirred_last;
 static struct thread *server;
 static volatile bool look_at_domains;
+static bool someone_leaving; /* a domain's nodes could not be removed for lack of memory: again when a request may have given some back */
 
 static void queue(struct link *l)
 {
@@ -60,18 +61,23 @@ static int open(struct conn *c, u32 ref, u32 port)
 {
     struct gnttab_map map = {(u64)area_reserve(), GNTMAP_host_map, ref, (u16)c->domid, 0, 0, 0};
     struct evtchn_bind_interdomain bind = {(u16)c->domid, port, 0};
-    struct link *l = db_memory(sizeof *l);
+    struct link *l = store_memory(sizeof *l);
+    if (!l) {
+        area_release((void *)map.host_addr);
+        return ENOMEM;
+    }
     if (hypercall_grant_table_op(GNTTABOP_map_grant_ref, &map, 1) || map.status) {
         area_release((void *)map.host_addr);
         memory_release(l);
         return EINVAL;
     }
-    if (hypercall_event_channel_op(EVTCHNOP_bind_interdomain, &bind)) {
+    s64 rc = hypercall_event_channel_op(EVTCHNOP_bind_interdomain, &bind);
+    if (rc) {
         struct gnttab_unmap unmap = {map.host_addr, 0, map.handle, 0};
         hypercall_grant_table_op(GNTTABOP_unmap_grant_ref, &unmap, 1);
         area_release((void *)map.host_addr);
         memory_release(l);
-        return EINVAL;
+        return rc == -ENOSPC ? ENOSPC : EINVAL; /* no port is left, or none that is meant for us */
     }
     *l = (struct link){.conn = c, .ring = (volatile struct xenstore_ring *)map.host_addr, .handle = map.handle, .port = bind.local_port};
     c->link = l;
@@ -177,6 +183,7 @@ static bool receive(struct link *l, bool *moved)
     l->got = 0;
     struct xsd_sockmsg h = l->header;
     store_request(l->conn, &h, l->body);
+    look_at_domains |= someone_leaving;
     return true;
 }
 
@@ -245,13 +252,14 @@ bool link_domain_exists(u32 domid)
 /* Somebody shut down or is gone. Xen does not say who: all are asked about, as the real daemons do it. */
 static void check_domains(void)
 {
+    someone_leaving = false;
     for (struct conn *c = conns, *next; c; c = next) {
         u32 flags;
         next = c->next;
         if (!c->domid)
             continue;
         if (!info_of(c->domid, &flags) || flags & 1) /* XEN_DOMINF_dying */
-            domain_gone(c->domid);
+            someone_leaving |= domain_gone(c) != 0;
         else if (flags & 4) /* XEN_DOMINF_shutdown */
             domain_shut_down(c);
     }
@@ -269,11 +277,15 @@ void main(void)
     char mode[8] = "c";
     option("mode", mode, sizeof mode);
     server = thread_self();
+    for (u64 i = 0; i <= (EVENT_PORTS + GRANT_FRAMES) / 512; i++) /* no introduction is to need a page for a table */
+        if (map_tables(MAP_AREA + (i << 21)))
+            panic("no tables for the rings");
     store_init(mode[0] == 'c');
     s64 port = event_bind_virq(VIRQ_DOM_EXC, 0);
     if (port >= 0)
         event_bind((u32)port, domain_event, NULL);
-    if (open(conn_new(0), (u32)option_number("dom0-ref", 0), (u32)option_number("dom0-port", 0)))
+    struct conn *dom0 = conn_new(0);
+    if (!dom0 || open(dom0, (u32)option_number("dom0-ref", 0), (u32)option_number("dom0-port", 0)))
         panic("dom0's ring cannot be had");
     for (;;) {
         events_mask();

@@ -15,22 +15,34 @@ void owned_add(u32 domid, s32 nodes)
         nodes_of[domid] += nodes;
 }
 
-/* So many nodes more for an owner: at once, or when the transaction ends. */
-void own(struct work *k, u32 domid, s32 nodes)
+static struct owner *owner_of(const struct transaction *t, u32 domid)
 {
-    if (!k->t) {
-        owned_add(domid, nodes);
-        return;
-    }
-    struct owner *o = k->t->owners;
+    struct owner *o = t->owners;
     while (o && (o->named || o->domid != domid))
         o = o->next;
-    if (!o) {
-        o = db_memory(sizeof *o);
-        *o = (struct owner){k->t->owners, domid, 0, 0, false};
-        k->t->owners = o;
-    }
-    o->nodes += nodes;
+    return o;
+}
+
+/* A transaction has to have a place for an owner's number before that is changed. */
+static bool own_ready(struct work *k, u32 domid)
+{
+    if (!k->t || owner_of(k->t, domid))
+        return true;
+    struct owner *o = store_memory(sizeof *o);
+    if (!o)
+        return false;
+    *o = (struct owner){k->t->owners, domid, 0, 0, false};
+    k->t->owners = o;
+    return true;
+}
+
+/* So many nodes more for an owner: at once, or when the transaction ends. */
+static void own(struct work *k, u32 domid, s32 nodes)
+{
+    if (k->t)
+        owner_of(k->t, domid)->nodes += nodes;
+    else
+        owned_add(domid, nodes);
 }
 
 static s32 owned_in(const struct work *k, u32 domid)
@@ -145,7 +157,9 @@ int do_directory_part(struct work *k)
     if (rc || (rc = get(k, path, PERM_READ, &e)))
         return rc;
     u32 offset = (u32)number(from);
-    char *names = db_memory(e.names + 1UL), *reply = (char *)k->reply;
+    char *names = store_memory(e.names + 1UL), *reply = (char *)k->reply;
+    if (!names)
+        return ENOMEM;
     db->names(*k->db, path, names);
     u32 start = (u32)snprintf(reply, 24, "%lu", e.generation) + 1, room = PAYLOAD_MAX - start - 1, n = offset < e.names ? e.names - offset : 0;
     bool all = n <= room;
@@ -167,6 +181,16 @@ static u32 size_of(const struct entry *e)
 static bool too_big(const struct work *k, u32 size)
 {
     return k->conn->domid && size >= QUOTA_NODE_SIZE;
+}
+
+/* Nodes are made one below the other, and for the last one there was no memory: those above it down from `from` go again. */
+static void take_back(struct work *k, char *last, u64 from)
+{
+    for (u64 i = strlen(last) - 1; i > from; i--)
+        if (last[i] == '/') {
+            last[i] = 0;
+            db->remove(*k->db, last, generation);
+        }
 }
 
 /* Make a node that is missing, and what is missing above it. They have the permissions of the node above; whoever is no toolstack owns
@@ -200,6 +224,8 @@ static int make(struct work *k, const char *value, u32 length)
     new.length = length;
     if (too_big(k, size_of(&new)) || too_big(k, 24 + 8 * new.nperms + longest) || too_big(k, size_of(&e) + first))
         return ENOSPC;
+    if (!own_ready(k, perms[0].domid) || !note(k, WRITTEN, path))
+        return ENOMEM;
     new.generation = ++generation;
     for (u64 i = from + 1; i <= n; i++)
         if (path[i] == '/' || !path[i]) {
@@ -207,7 +233,10 @@ static int make(struct work *k, const char *value, u32 length)
             path[i] = 0;
             new.length = i == n ? length : 0;
             new.value = i == n ? (const u8 *)value : NULL;
-            db->add(*k->db, path, &new);
+            if (!db->add(*k->db, path, &new)) {
+                take_back(k, path, from);
+                return ENOMEM;
+            }
             path[i] = saved;
         }
     own(k, perms[0].domid, (s32)missing);
@@ -235,8 +264,10 @@ int do_write(struct work *k)
     e.length = length;
     if (too_big(k, size_of(&e)))
         return ENOSPC;
-    e.generation = ++generation;
-    db->set(*k->db, path, &e);
+    e.generation = generation + 1;
+    if (!note(k, WRITTEN, path) || !db->set(*k->db, path, &e))
+        return ENOMEM;
+    generation++;
     changed(k, WRITTEN, path, NULL);
     answer(k, "OK");
     return 0;
@@ -258,21 +289,33 @@ int do_mkdir(struct work *k)
 struct change *subtree(struct db *d, const char *top)
 {
     u64 length = strlen(top) + 1;
-    struct change *found = db_memory(sizeof *found + length), **end = &found->next, *list = NULL;
+    struct change *found = store_memory(sizeof *found + length), **end, *list = NULL;
+    if (!found)
+        return NULL;
+    end = &found->next;
     memcpy(found->path, top, length);
     for (struct change *c = found, *next; c; c = next) {
         struct entry e;
         db->find(d, c->path, &e);
         u64 n = strlen(c->path);
-        char *names = db_memory(e.names + 1UL);
-        db->names(d, c->path, names);
-        for (char *name = names; name < names + e.names; name += strlen(name) + 1) {
-            struct change *child = db_memory(sizeof *child + n + strlen(name) + 2);
+        char *names = store_memory(e.names + 1UL);
+        bool whole = names;
+        if (whole)
+            db->names(d, c->path, names);
+        for (char *name = names; whole && name < names + e.names; name += strlen(name) + 1) {
+            struct change *child = store_memory(sizeof *child + n + strlen(name) + 2);
+            if (!(whole = child))
+                break;
             snprintf(child->path, n + strlen(name) + 2, "%s/%s", n > 1 ? c->path : "", name);
             *end = child;
             end = &child->next;
         }
         memory_release(names);
+        if (!whole) {
+            changes_drop(c);
+            changes_drop(list);
+            return NULL;
+        }
         next = c->next;
         c->next = list;
         list = c;
@@ -280,18 +323,31 @@ struct change *subtree(struct db *d, const char *top)
     return list;
 }
 
-void nodes_remove(struct work *k, const char *top)
+/* A node that is there, with all below it. 0 or ENOMEM. */
+static int nodes_remove(struct work *k, const char *top)
 {
+    struct entry e;
+    struct change *list = subtree(*k->db, top);
+    bool ready = list && note(k, REMOVED, top) && db->ready(*k->db, top);
+    for (struct change *c = list; k->t && ready && c; c = c->next) {
+        db->find(*k->db, c->path, &e);
+        ready = own_ready(k, e.perms->domid);
+    }
+    if (!ready) {
+        changes_drop(list);
+        return ENOMEM;
+    }
     changed(k, REMOVED, top, NULL);
     generation++;
-    for (struct change *c = subtree(*k->db, top), *next; c; c = next) {
-        struct entry e;
+    for (struct change *c = list, *next; c; c = next) {
         next = c->next;
         db->find(*k->db, c->path, &e);
         own(k, e.perms->domid, -1);
-        db->remove(*k->db, c->path, generation);
+        if (!next || !db->deep)
+            db->remove(*k->db, c->path, generation);
         memory_release(c);
     }
+    return 0;
 }
 
 int do_rm(struct work *k)
@@ -306,7 +362,8 @@ int do_rm(struct work *k)
             return EACCES;
         if (!path[1])
             return EINVAL;
-        nodes_remove(k, path);
+        if ((rc = nodes_remove(k, path)))
+            return rc;
     } else { /* no error where there would be a place for it */
         parent(path, above);
         if (why_missing(k, path, PERM_WRITE) == EACCES)
@@ -318,15 +375,20 @@ int do_rm(struct work *k)
     return 0;
 }
 
-void nodes_remove_of(u32 domid)
+int nodes_remove_of(u32 domid)
 {
     char home[32];
     struct work k = {.db = &tree};
+    int rc = 0;
     snprintf(home, sizeof home, "/local/domain/%u", domid);
     for (u32 i = 0; i < 2 && owned(domid); i++) {
         struct entry e;
         const char *start = i ? "/" : home;
-        struct change *below = db->find(tree, start, &e) ? subtree(tree, start) : NULL, *list = NULL;
+        if (!db->find(tree, start, &e))
+            continue;
+        struct change *below = subtree(tree, start), *list = NULL;
+        if (!below)
+            return ENOMEM;
         for (struct change *c = below, *next; c; c = next) { /* parents first */
             next = c->next;
             c->next = list;
@@ -334,10 +396,12 @@ void nodes_remove_of(u32 domid)
         }
         for (struct change *c = list, *next; c; c = next) {
             next = c->next;
-            if (c->path[1] && db->find(tree, c->path, &e) && e.perms->domid == domid)
-                nodes_remove(&k, c->path);
+            if (!rc && c->path[1] && db->find(tree, c->path, &e) && e.perms->domid == domid)
+                rc = nodes_remove(&k, c->path);
             memory_release(c);
         }
+        if (rc)
+            return rc;
     }
     struct entry e;
     db->find(tree, "/", &e);
@@ -350,11 +414,13 @@ void nodes_remove_of(u32 domid)
         e.perms = &dom0s;
         e.nperms = 1;
         e.generation = ++generation;
-        db->set(tree, "/", &e);
+        if (!db->set(tree, "/", &e))
+            return ENOMEM;
         own(&k, domid, -1);
         own(&k, 0, 1);
         changed(&k, PERMISSIONS, "/", &before);
     }
+    return 0;
 }
 
 /* -- permissions */
@@ -455,14 +521,20 @@ int do_set_perms(struct work *k)
     e.nperms = n;
     if (too_big(k, size_of(&e)))
         return ENOSPC;
-    e.generation = ++generation;
-    db->set(*k->db, path, &e);
+    e.generation = generation + 1;
+    struct owner *named = NULL;
+    if (!own_ready(k, old->domid) || !own_ready(k, perms->domid) || !note(k, PERMISSIONS, path) || (k->t && !(named = store_memory(sizeof *named))))
+        return ENOMEM;
+    if (!db->set(*k->db, path, &e)) {
+        memory_release(named);
+        return ENOMEM;
+    }
+    generation++;
     own(k, old->domid, -1);
     own(k, perms->domid, 1);
-    if (k->t) {
-        struct owner *o = db_memory(sizeof *o);
-        *o = (struct owner){k->t->owners, perms->domid, perms->incarnation, 0, true};
-        k->t->owners = o;
+    if (named) {
+        *named = (struct owner){k->t->owners, perms->domid, perms->incarnation, 0, true};
+        k->t->owners = named;
     }
     changed(k, PERMISSIONS, path, &before);
     answer(k, "OK");

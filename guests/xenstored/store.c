@@ -12,12 +12,29 @@ static const struct { int number; const char *name; } errors[] = {
     {ENOSYS, "ENOSYS"}, {EBUSY, "EBUSY"}, {EAGAIN, "EAGAIN"}, {E2BIG, "E2BIG"}, {EPERM, "EPERM"},
 };
 
-void *db_memory(u64 size)
+/* To remove something may take memory, too, as does an answer: for that some is kept. A request that makes the store larger is only
+ * begun when that is whole.
+ */
+enum { SPARE = (64 << 10) - 64 };
+static void *spare;
+static bool grows; /* the request at work makes the store larger */
+
+void *store_memory(u64 size)
 {
     void *memory = memory_take(size);
-    if (!memory)
-        panic("the store is out of memory");
+    if (!memory && !grows && spare) {
+        memory_release(spare);
+        spare = NULL;
+        memory = memory_take(size);
+    }
     return memory;
+}
+
+static bool spare_is_whole(void)
+{
+    if (!spare)
+        spare = memory_take(SPARE);
+    return spare;
 }
 
 u32 hash(const char *text, u64 n)
@@ -30,10 +47,11 @@ u32 hash(const char *text, u64 n)
 
 /* -- messages out */
 
-void store_send(struct conn *c, u32 type, u32 id, u32 tx, const void *body, u32 n)
+static void send(struct conn *c, struct out *o, u32 type, u32 id, u32 tx, const void *body, u32 n)
 {
-    struct out *o = db_memory(sizeof *o + sizeof(struct xsd_sockmsg) + n);
     struct xsd_sockmsg h = {type, id, tx, n};
+    o->next = NULL;
+    o->sent = 0;
     o->size = (u32)sizeof h + n;
     memcpy(o->data, &h, sizeof h);
     memcpy(o->data + sizeof h, body, n);
@@ -47,19 +65,58 @@ void store_send(struct conn *c, u32 type, u32 id, u32 tx, const void *body, u32 
     link_written(c);
 }
 
+static struct out *out_new(u32 n)
+{
+    return store_memory(sizeof(struct out) + sizeof(struct xsd_sockmsg) + n);
+}
+
+void out_release(struct conn *c, struct out *o)
+{
+    if ((u8 *)o == c->reply)
+        c->reply_used = false;
+    else
+        memory_release(o);
+}
+
+void store_event(struct conn *c, const void *body, u32 n)
+{
+    struct out *o = out_new(n);
+    if (o)
+        send(c, o, XS_WATCH_EVENT, 0, 0, body, n);
+    else
+        counters.lost++;
+}
+
+/* Every request is answered. Without memory a short answer goes into the connection's own room; a long one tells of nothing that
+ * was changed, and ENOMEM takes its place. */
+static void reply(struct conn *c, const struct xsd_sockmsg *h, u32 type, const void *body, u32 n)
+{
+    struct out *o = out_new(n);
+    if (!o) {
+        o = (struct out *)c->reply;
+        c->reply_used = true;
+        if (n > SHORT_REPLY) {
+            type = XS_ERROR;
+            body = "ENOMEM";
+            n = sizeof "ENOMEM";
+        }
+    }
+    send(c, o, type, h->req_id, h->tx_id, body, n);
+}
+
 void store_sent(struct conn *c)
 {
     struct out *o = c->first;
     c->first = o->next;
     c->unsent_bytes -= o->size;
     c->unsent_replies -= ((struct xsd_sockmsg *)o->data)->type != XS_WATCH_EVENT;
-    memory_release(o);
+    out_release(c, o);
 }
 
 /* Whether the next request is taken in: who does not read his answers has to wait. */
 bool store_accepts(const struct conn *c)
 {
-    return !c->domid || c->unsent_replies < QUOTA_OUTSTANDING;
+    return (!c->domid || c->unsent_replies < QUOTA_OUTSTANDING) && !c->reply_used;
 }
 
 /* -- what comes in */
@@ -148,20 +205,24 @@ static int do_control(struct work *k)
 }
 
 enum { ALL, DOM0 }; /* whose a request may be */
-static const struct { int (*run)(struct work *); u8 who; bool outside; } requests[] = { /* outside: of any transaction */
-    [XS_CONTROL] = {do_control, DOM0, false}, [XS_DIRECTORY] = {do_directory, ALL, false}, [XS_READ] = {do_read, ALL, false},
-    [XS_GET_PERMS] = {do_get_perms, ALL, false}, [XS_WATCH] = {do_watch, ALL, true}, [XS_UNWATCH] = {do_unwatch, ALL, true},
-    [XS_TRANSACTION_START] = {do_start, ALL, false}, [XS_TRANSACTION_END] = {do_end, ALL, false},
-    [XS_INTRODUCE] = {do_introduce, DOM0, false}, [XS_RELEASE] = {do_release, DOM0, false}, [XS_GET_DOMAIN_PATH] = {do_path, ALL, false},
-    [XS_WRITE] = {do_write, ALL, false}, [XS_MKDIR] = {do_mkdir, ALL, false}, [XS_RM] = {do_rm, ALL, false},
-    [XS_SET_PERMS] = {do_set_perms, ALL, false}, [XS_IS_DOMAIN_INTRODUCED] = {do_introduced, DOM0, false},
-    [XS_RESUME] = {do_resume, DOM0, false}, [XS_SET_TARGET] = {do_set_target, DOM0, false}, [XS_RESET_WATCHES] = {do_reset, ALL, false},
-    [XS_DIRECTORY_PART] = {do_directory_part, ALL, false},
+enum { PLAIN, OUTSIDE, GROWS }; /* OUTSIDE: of any transaction. GROWS: the store is larger afterwards */
+static const struct { int (*run)(struct work *); u8 who, how; } requests[] = {
+    [XS_CONTROL] = {do_control, DOM0, PLAIN}, [XS_DIRECTORY] = {do_directory, ALL, PLAIN}, [XS_READ] = {do_read, ALL, PLAIN},
+    [XS_GET_PERMS] = {do_get_perms, ALL, PLAIN}, [XS_WATCH] = {do_watch, ALL, OUTSIDE | GROWS}, [XS_UNWATCH] = {do_unwatch, ALL, OUTSIDE},
+    [XS_TRANSACTION_START] = {do_start, ALL, PLAIN}, [XS_TRANSACTION_END] = {do_end, ALL, PLAIN},
+    [XS_INTRODUCE] = {do_introduce, DOM0, GROWS}, [XS_RELEASE] = {do_release, DOM0, PLAIN}, [XS_GET_DOMAIN_PATH] = {do_path, ALL, PLAIN},
+    [XS_WRITE] = {do_write, ALL, GROWS}, [XS_MKDIR] = {do_mkdir, ALL, GROWS}, [XS_RM] = {do_rm, ALL, PLAIN},
+    [XS_SET_PERMS] = {do_set_perms, ALL, GROWS}, [XS_IS_DOMAIN_INTRODUCED] = {do_introduced, DOM0, PLAIN},
+    [XS_RESUME] = {do_resume, DOM0, PLAIN}, [XS_SET_TARGET] = {do_set_target, DOM0, PLAIN}, [XS_RESET_WATCHES] = {do_reset, ALL, PLAIN},
+    [XS_DIRECTORY_PART] = {do_directory_part, ALL, PLAIN},
 };
 
 int serve(struct work *k, u32 type)
 {
-    return requests[type].run(k);
+    int rc = requests[type].run(k);
+    if (k->note)
+        memory_release(k->note);
+    return rc;
 }
 
 static int try(struct work *k, const struct xsd_sockmsg *h)
@@ -170,7 +231,7 @@ static int try(struct work *k, const struct xsd_sockmsg *h)
         return ENOSYS;
     if (requests[h->type].who == DOM0 && k->conn->domid)
         return EACCES;
-    if (h->tx_id && !requests[h->type].outside) {
+    if (h->tx_id && !(requests[h->type].how & OUTSIDE)) {
         k->t = k->conn->transactions;
         while (k->t && k->t->id != h->tx_id)
             k->t = k->t->next;
@@ -178,22 +239,30 @@ static int try(struct work *k, const struct xsd_sockmsg *h)
             return ENOENT;
         k->db = &k->t->db;
     }
-    return serve(k, h->type);
+    struct operation *o = NULL;
+    grows = requests[h->type].how & GROWS;
+    if (grows && !spare_is_whole())
+        return ENOMEM;
+    if (k->t && !copies && !(o = operation_new(h->type, k->body, h->len)))
+        return ENOMEM;
+    int rc = serve(k, h->type);
+    if (o && k->t && k->reached && rc != ENOMEM)
+        remember(k, o, rc);
+    else if (o)
+        memory_release(o);
+    return rc;
 }
 
 void store_request(struct conn *c, const struct xsd_sockmsg *h, u8 *body)
 {
-    static u8 sent[PAYLOAD_MAX], reply[PAYLOAD_MAX + 64];
-    struct work k = {.conn = c, .db = &tree, .body = body, .length = h->len, .reply = reply};
+    static u8 room[PAYLOAD_MAX + 64];
+    struct work k = {.conn = c, .db = &tree, .body = body, .length = h->len, .reply = room};
     counters.requests++;
     body[h->len] = 0;
-    if (h->tx_id && !copies)
-        memcpy(sent, body, h->len); /* what is done again if the transaction is overtaken */
     int rc = try(&k, h);
-    if (k.t && k.reached && !copies)
-        remember(&k, h->type, sent, h->len, rc);
+    grows = false;
     if (!rc) {
-        store_send(c, h->type, h->req_id, h->tx_id, k.reply, k.replied);
+        reply(c, h, h->type, k.reply, k.replied);
         if (k.first)
             watch_first(k.first);
         return;
@@ -202,7 +271,7 @@ void store_request(struct conn *c, const struct xsd_sockmsg *h, u8 *body)
     for (u32 i = 0; i < COUNT(errors); i++)
         if (errors[i].number == rc)
             name = errors[i].name;
-    store_send(c, XS_ERROR, h->req_id, h->tx_id, name, (u32)strlen(name) + 1);
+    reply(c, h, XS_ERROR, name, (u32)strlen(name) + 1);
 }
 
 void store_init(bool as_copies)
@@ -214,6 +283,7 @@ void store_init(bool as_copies)
     db = copies ? &db_flat : &db_shared;
     tree = db->make(&e);
     for (u32 i = 0; i < COUNT(there); i++)
-        db->add(tree, there[i], &e);
+        if (!tree || !db->add(tree, there[i], &e))
+            panic("no memory for an empty store");
     owned_add(0, COUNT(there) + 1);
 }

@@ -9,12 +9,11 @@ enum { QUOTA_NODES = 1000, QUOTA_WATCHES = 128, QUOTA_TRANSACTIONS = 10, QUOTA_O
        QUOTA_MEMORY = 2560 * 1024, QUOTA_NODE_SIZE = 2048, QUOTA_PERMS = 5 };
 /* io/xs_wire.h, where kernel.h's own list ends */
 enum { XS_IS_DOMAIN_INTRODUCED = 17, XS_RESUME, XS_SET_TARGET, XS_RESET_WATCHES = 21, XS_DIRECTORY_PART = 22 };
-enum change_kind { WRITTEN, REMOVED, PERMISSIONS };
+enum { SHORT_REPLY = 24 }; /* longer than an error's name, "OK" and a transaction's number */
 
 struct out { struct out *next; u32 size, sent; u8 data[]; }; /* a message on its way */
 struct watch { struct watch *next, *next_same; struct conn *conn; char *path, *token; u32 length, base, depth; }; /* base: bytes not told */
 struct operation { struct operation *next; u32 type, length, answer; u8 body[]; }; /* answer: a hash of what was said */
-struct change { struct change *next; enum change_kind kind; char path[]; };
 struct owner { struct owner *next; u32 domid, incarnation; s32 nodes; bool named; };
 struct transaction {
     struct transaction *next;
@@ -35,6 +34,9 @@ struct conn {
     struct watch *watches, **watches_end;
     struct out *first, *last;
     u64 unsent_bytes;
+    bool reply_used;           /* `reply`, a struct out for when there is no memory for another, is in the list */
+    u8 reply[sizeof(struct out) + sizeof(struct xsd_sockmsg) + SHORT_REPLY] aligned(8);
+    bool leaving;              /* its domain is gone, and there was no memory to remove its nodes */
     void *link;                /* the transport's */
 };
 
@@ -48,6 +50,7 @@ struct work {
     u8 *reply;
     u32 replied;
     struct watch *first;       /* a new one, to be told after the reply */
+    struct change *note;       /* a transaction's, had before anything is changed */
     bool again, reached;       /* a transaction's, done again when that ends; it got as far as to look at the tree */
 };
 
@@ -64,11 +67,12 @@ extern bool copies;              /* db_flat, and with it: any change in between 
 extern struct db *tree;
 extern u64 version, generation;  /* of the tree: every change; of nodes: a number that none has had */
 extern struct conn *conns;
-extern struct counters { u64 requests, transactions, commits, conflicts, nodes; } counters;
+extern struct counters { u64 requests, transactions, commits, conflicts, nodes, lost; } counters; /* lost: events that there was no memory for */
 void store_init(bool as_copies);
 void store_request(struct conn *c, const struct xsd_sockmsg *h, u8 *body); /* body has room for a NUL behind it */
 bool store_accepts(const struct conn *c);
-void store_send(struct conn *c, u32 type, u32 id, u32 tx, const void *body, u32 n);
+void store_event(struct conn *c, const void *body, u32 n); /* no memory: it is lost, as in xenstored */
+void out_release(struct conn *c, struct out *o);
 void store_sent(struct conn *c); /* the first message is on its way as a whole */
 int serve(struct work *k, u32 type);
 void answer(struct work *k, const char *text);
@@ -82,15 +86,15 @@ u32 hash(const char *text, u64 n);
 int do_directory(struct work *k), do_directory_part(struct work *k), do_read(struct work *k), do_write(struct work *k), do_mkdir(struct work *k),
     do_rm(struct work *k), do_get_perms(struct work *k), do_set_perms(struct work *k);
 u32 rights_of(const struct entry *e, const struct conn *c);
-struct change *subtree(struct db *d, const char *path); /* of a node and all below it, children first */
-void nodes_remove(struct work *k, const char *path);    /* a node that is there, with all below it */
-void nodes_remove_of(u32 domid);                        /* what a domain that is gone owns */
-void own(struct work *k, u32 domid, s32 nodes);
+struct change *subtree(struct db *d, const char *path); /* of a node and all below it, children first; NULL: no memory */
+void changes_drop(struct change *c);
+int nodes_remove_of(u32 domid);                         /* what a domain that is gone owns; ENOMEM: not all */
 u32 owned(u32 domid);
 void owned_add(u32 domid, s32 nodes);
 
 /* watches.c */
 int do_watch(struct work *k), do_unwatch(struct work *k);
+bool note(struct work *k, enum change_kind kind, const char *path); /* before a change: it can be told of */
 void changed(struct work *k, enum change_kind kind, const char *path, const struct entry *before);
 void fire_commit(const struct change *c, struct db *before, struct db *after);
 void fire_special(const char *name, u32 domid);
@@ -102,15 +106,16 @@ struct special *special_of(const char *name);
 /* transactions.c */
 int do_start(struct work *k), do_end(struct work *k);
 void transactions_drop(struct conn *c);
-void remember(struct work *k, u32 type, const u8 *body, u32 n, int rc);
+struct operation *operation_new(u32 type, const u8 *body, u32 n);
+void remember(struct work *k, struct operation *o, int rc);
 
 /* domains.c: who is served */
 int do_introduce(struct work *k), do_release(struct work *k), do_resume(struct work *k), do_path(struct work *k), do_introduced(struct work *k),
     do_set_target(struct work *k), do_reset(struct work *k);
-struct conn *conn_new(u32 domid);
+struct conn *conn_new(u32 domid); /* NULL: no memory */
 struct conn *conn_of(u32 domid);
 void conn_reset(struct conn *c);
 void domain_shut_down(struct conn *c);
-void domain_gone(u32 domid);
+int domain_gone(struct conn *c); /* ENOMEM: again when there is some */
 u32 incarnation(u32 domid);
 u32 incarnation_if_exists(u32 domid);

@@ -11,7 +11,7 @@ static void owners_drop(struct owner *o)
     }
 }
 
-static void changes_drop(struct change *c)
+void changes_drop(struct change *c)
 {
     for (struct change *next; c; c = next) {
         next = c->next;
@@ -50,14 +50,17 @@ int do_start(struct work *k)
         return EBUSY;
     if (c->domid && c->ntransactions > QUOTA_TRANSACTIONS)
         return ENOSPC;
-    struct transaction *t = db_memory(sizeof *t), *other;
+    struct transaction *t = store_memory(sizeof *t), *other;
+    if (!t || !(t->db = db->copy(tree, !c->domid))) {
+        memory_release(t);
+        return ENOMEM;
+    }
     do {
         t->id = c->next_transaction++;
         for (other = c->transactions; other && other->id != t->id;)
             other = other->next;
     } while (!t->id || other);
     t->version = version;
-    t->db = db->copy(tree);
     t->operations_end = &t->operations;
     t->changes_end = &t->changes;
     t->next = c->transactions;
@@ -73,36 +76,49 @@ static u32 answer_hash(const struct work *k, int rc)
     return hash((const char *)k->reply, rc ? 0 : k->replied) ^ (u32)rc * 2654435761U;
 }
 
-void remember(struct work *k, u32 type, const u8 *body, u32 n, int rc)
+/* What is done again if the transaction is overtaken; NULL: no memory. */
+struct operation *operation_new(u32 type, const u8 *body, u32 n)
 {
-    struct operation *o = db_memory(sizeof *o + n);
-    *o = (struct operation){NULL, type, n, answer_hash(k, rc)};
+    struct operation *o = store_memory(sizeof *o + n);
+    if (!o)
+        return NULL;
+    *o = (struct operation){NULL, type, n, 0};
     memcpy(o->body, body, n);
+    return o;
+}
+
+void remember(struct work *k, struct operation *o, int rc)
+{
+    o->answer = answer_hash(k, rc);
     *k->t->operations_end = o;
     k->t->operations_end = &o->next;
 }
 
-/* Everything once more, on the store as it is now. If all answers are the same, that is what the transaction has done. */
-static bool replay(struct conn *c, struct transaction *t)
+/* Everything once more, on the store as it is now. If all answers are the same, that is what the transaction has done. 0, EAGAIN or
+ * ENOMEM. */
+static int replay(struct conn *c, struct transaction *t)
 {
     static u8 body[PAYLOAD_MAX + 1], reply[PAYLOAD_MAX + 1];
-    struct db *old = t->db;
-    bool same = true;
+    struct db *now = db->copy(tree, true);
+    int failed = now ? 0 : ENOMEM;
+    if (failed)
+        return failed;
     changes_drop(t->changes);
     owners_drop(t->owners);
     t->owners = NULL;
     t->changes = NULL;
     t->changes_end = &t->changes;
-    t->db = db->copy(tree);
-    db->drop(old);
-    for (struct operation *o = t->operations; o && same; o = o->next) {
+    db->drop(t->db);
+    t->db = now;
+    for (struct operation *o = t->operations; o && !failed; o = o->next) {
         struct work k = {.conn = c, .t = t, .db = &t->db, .body = body, .length = o->length, .reply = reply, .again = true};
         memcpy(body, o->body, o->length);
         body[o->length] = 0;
         int rc = serve(&k, o->type);
-        same = answer_hash(&k, rc) == o->answer;
+        if (rc == ENOMEM || answer_hash(&k, rc) != o->answer)
+            failed = rc == ENOMEM ? ENOMEM : EAGAIN;
     }
-    return same;
+    return failed;
 }
 
 static int commit(struct conn *c, struct transaction *t)
@@ -112,8 +128,9 @@ static int commit(struct conn *c, struct transaction *t)
     for (struct owner *o = t->owners; o; o = o->next)
         if (o->named && o->incarnation != NEVER && o->incarnation != incarnation(o->domid))
             return EAGAIN;
-    if (t->version != version && (copies || !replay(c, t)))
-        return EAGAIN;
+    int rc = t->version == version ? 0 : copies ? EAGAIN : replay(c, t);
+    if (rc)
+        return rc;
     counters.commits++;
     if (!t->changes)
         return 0;

@@ -28,7 +28,7 @@ static void tell(struct watch *w, const char *path)
     }
     if (c->domid && c->unsent_bytes + sizeof(struct xsd_sockmsg) + size > QUOTA_MEMORY)
         return;
-    store_send(c, XS_WATCH_EVENT, 0, 0, body, size);
+    store_event(c, body, size);
 }
 
 static bool hears(const struct watch *w, const struct asked *a)
@@ -95,7 +95,9 @@ static void ask(struct asked *a, struct db *d, const char *path, const struct en
 /* Nodes below one that goes are watched, too: each is told of by its own name, children before parents. */
 static void fire_lost(struct db *d, const char *path)
 {
-    for (struct change *c = subtree(d, path), *next; c; c = next) {
+    struct change *list = subtree(d, path);
+    counters.lost += !list;
+    for (struct change *c = list, *next; c; c = next) {
         struct entry e;
         next = c->next;
         if (next && db->find(d, c->path, &e)) { /* the last is the one itself */
@@ -123,6 +125,20 @@ static void fire_change(enum change_kind kind, const char *path, struct db *befo
         fire(path, &a, false);
 }
 
+bool note(struct work *k, enum change_kind kind, const char *path)
+{
+    if (!k->t)
+        return true;
+    u64 n = strlen(path) + 1;
+    struct change *c = store_memory(sizeof *c + n);
+    if (!c)
+        return false;
+    c->kind = kind;
+    memcpy(c->path, path, n);
+    k->note = c;
+    return true;
+}
+
 /* Something changed. At once it is told: of a node that goes, before it does; `before`: whose permissions changed, as it was. */
 void changed(struct work *k, enum change_kind kind, const char *path, const struct entry *before)
 {
@@ -134,12 +150,9 @@ void changed(struct work *k, enum change_kind kind, const char *path, const stru
             fire_change(kind, path, NULL, tree, before);
         return;
     }
-    u64 n = strlen(path) + 1;
-    struct change *c = db_memory(sizeof *c + n);
-    c->kind = kind;
-    memcpy(c->path, path, n);
-    *k->t->changes_end = c;
-    k->t->changes_end = &c->next;
+    *k->t->changes_end = k->note;
+    k->t->changes_end = &k->note->next;
+    k->note = NULL;
 }
 
 void fire_commit(const struct change *c, struct db *before, struct db *after)
@@ -217,7 +230,9 @@ int do_watch(struct work *k)
     if (c->domid && c->nwatches > QUOTA_WATCHES)
         return E2BIG;
     u64 n = strlen(path) + 1, t = strlen(token) + 1;
-    struct watch *w = db_memory(sizeof *w + n + t), **same = &by_path[hash(path, n - 1) % HASH];
+    struct watch *w = store_memory(sizeof *w + n + t), **same = &by_path[hash(path, n - 1) % HASH];
+    if (!w)
+        return ENOMEM;
     *w = (struct watch){NULL, NULL, c, (char *)(w + 1), (char *)(w + 1) + n, (u32)(n - 1), 0, depth};
     if (given[0] != '/' && given[0] != '@')
         w->base = (u32)(n - 1 - strlen(given) - 1); /* without the / between */

@@ -38,6 +38,7 @@ class Dom0Rig:
         guest_memory: int = 384 * MIB,
         dom0_memory: int = 128 * MIB,
         budget: int = BUDGET,
+        store: str = "c 32",
     ) -> None:
         everything = {name: images.path(name).read_bytes() for name in (*guests, "xenstored")} | dict(files)
         self._budget = budget
@@ -52,7 +53,7 @@ class Dom0Rig:
         self._read = 0
         self.settle()
         if any(design in XENSTORE for design in designs):
-            assert self("store c 32").startswith("XenStore c in domain 1")
+            assert self(f"store {store}").startswith(f"XenStore {store[0]} in domain 1")
         self(f"design {designs[0]}")
 
     def __enter__(self) -> Dom0Rig:

@@ -77,6 +77,11 @@ def _plain(op: int, payload: bytes) -> object:
 def started(mode: str) -> Checked:
     """Both with two domains, their homes, and a tree."""
     both = Checked(mode)
+    begin(both)
+    return both
+
+
+def begin(both: Checked) -> None:
     for domid in (1, 2):
         home = b"/local/domain/%d" % domid
         both.step(0, Op.INTRODUCE, b"%d\0001\000%d\0" % (domid, 100 + domid))
@@ -84,7 +89,6 @@ def started(mode: str) -> Checked:
         both.step(0, Op.SET_PERMS, home + b"\0n%d\0" % domid)
     for path in (b"/t", b"/t/a", b"/t/a/b", b"/t/d"):
         both.step(0, Op.WRITE, path + b"\0v")
-    return both
 
 
 # --- generated traffic ---
@@ -148,6 +152,125 @@ def test_three_stores_say_the_same(three: Pair, sequence: list[Step]) -> None:
         pass
     assert isinstance(three.ours, Checked)
     assert three.compared > 0
+
+
+# --- no memory ---
+
+GROWS = {Op.WRITE, Op.MKDIR, Op.RM, Op.SET_PERMS, Op.WATCH, Op.TRANSACTION_START, Op.INTRODUCE}
+
+
+class Starved(Checked):
+    """Every request meets the end of memory at every place where it takes some, one after the other, before it is
+    served: it says ENOMEM then, and the store is as the core's is, which has not heard of the request."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__(mode)
+        self.told: dict[int, int] = {}
+
+    def request(self, domid: int, op: int, payload: bytes, tx_id: int = 0) -> Reply:
+        lost = self.c.lost
+        for pieces in range(10_000):
+            self.c.memory(pieces)
+            kind, answer = self.c.request(domid, op, payload, tx_id)
+            refused = self.c.refused
+            self.c.memory(None)
+            if (kind, answer) != (Op.ERROR, b"ENOMEM\0") or not refused:
+                break
+            self.told[op] = self.told.get(op, 0) + 1
+            if op == Op.TRANSACTION_END:  # the one thing that cannot be tried again
+                payload = b"F\0"
+                reply = Ours.request(self, domid, op, payload, tx_id)
+                assert reply.op == op
+                return reply
+        else:
+            raise AssertionError("it never ends")
+        reply = Ours.request(self, domid, op, payload, tx_id)
+        assert (kind, _plain(kind, answer)) == (reply.op, _plain(reply.op, reply.payload)), (domid, op, payload, tx_id)
+        self.excused = self.c.lost > lost
+        return reply
+
+    def gone(self, domid: int) -> None:
+        """A domain is destroyed: what cannot be removed at once is when there is memory again."""
+        lost, pieces = self.c.lost, 0
+        self.store.domain_released(domid)
+        self.c.memory(0)
+        while not self.c.gone(domid):
+            pieces += 1
+            self.c.memory(pieces)
+        self.c.memory(None)
+        self.excused = self.c.lost > lost
+
+    excused = False
+
+    def events(self, domid: int) -> set[tuple[bytes, bytes]]:
+        """An event that there was no memory for is lost, and counted."""
+        ours, theirs = Ours.events(self, domid), self.c.events(domid)
+        assert theirs <= ours and (theirs == ours or self.excused)
+        return ours
+
+
+@pytest.mark.parametrize("mode", RULES)
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.one_of(requests, requests, requests, life), min_size=5, max_size=30))
+def test_without_memory_nothing_is_half_done(mode: str, sequence: list[Step]) -> None:
+    both = Starved(mode)
+    begin(both)
+    for domid, op, payload, slot in sequence:
+        if isinstance(op, str):
+            if op == "gone" and domid in both.store.domains:
+                both.gone(domid)
+                both.check()
+        else:
+            both.step(domid, op, payload, slot)
+    for path in GOOD:
+        both.step(0, Op.READ, path + b"\0")
+        both.step(0, Op.DIRECTORY, path + b"\0")
+        both.step(0, Op.GET_PERMS, path + b"\0")
+    assert both.told
+
+
+@pytest.mark.parametrize("mode", RULES)
+def test_each_request_without_memory(mode: str) -> None:
+    """Of all that take memory, each says ENOMEM at least once, in and outside of transactions, and then is done."""
+    both = Starved(mode)
+    begin(both)
+    for slot in (None, 0):
+        both.step(0, Op.WATCH, b"/t\0one%d\0" % (slot is None))
+        both.step(1, Op.TRANSACTION_START, b"\0")
+        both.step(0, Op.TRANSACTION_START, b"\0")
+        both.step(0, Op.WRITE, b"/t/new/of/many\0" + b"v" * 3000, slot)
+        both.step(0, Op.WRITE, b"/t/new/of/many\0w", slot)
+        both.step(1, Op.MKDIR, b"a/b/c/d\0", slot)
+        both.step(0, Op.SET_PERMS, b"/t/new\0n2\0r1\0", slot)
+        both.step(0, Op.DIRECTORY_PART, b"/t\0000\0", slot)
+        both.step(0, Op.RM, b"/t/new\0", slot)
+        both.step(0, Op.READ, b"/t/a\0", slot)
+        both.step(0, Op.TRANSACTION_END, b"F\0", 0)
+    assert both.told.keys() >= GROWS | {Op.DIRECTORY_PART}
+    for slot in (None, 0):  # past the room of mode c's first block, in the middle of a path
+        both.step(0, Op.TRANSACTION_START, b"\0")
+        for n in range(40):
+            both.step(0, Op.WRITE, b"/big%d/%d/a/b/c\0" % (slot is None, n) + b"v" * 4000, slot)
+            both.step(0, Op.DIRECTORY, b"/big%d\0" % (slot is None), slot)
+        both.step(0, Op.TRANSACTION_END, b"F\0", 0)
+    before = both.c.in_use
+    both.gone(1)
+    both.check()
+    assert both.c.in_use < before
+
+
+@pytest.mark.parametrize("mode", RULES)
+def test_who_does_not_read_answers_waits_when_there_is_no_memory(mode: str) -> None:
+    """The answer's room of a connection is one: until it is read nothing more is taken from it."""
+    both = started(mode)
+    both.step(1, Op.WRITE, b"x\0" + b"v" * 100)
+    both.c.memory(0)
+    assert both.c.accepts(1)
+    both.c.send(1, Op.READ, b"x\0")
+    assert not both.c.accepts(1) and both.c.accepts(2) and both.c.accepts(0)
+    assert both.c.request(2, Op.READ, b"/t\0") == (Op.ERROR, b"EACCES\0")
+    assert both.c.request(1, None, b"") == (Op.ERROR, b"ENOMEM\0")
+    assert both.c.accepts(1)
 
 
 # --- limits ---

@@ -44,7 +44,9 @@ class CStore:
             copy.write(library())
             copy.flush()
             self._c = ctypes.CDLL(copy.name)
-        self._c.harness_in_use.restype = ctypes.c_uint64
+        for count in (self._c.harness_in_use, self._c.harness_refused, self._c.harness_lost):
+            count.restype = ctypes.c_uint64
+        self._c.harness_memory.argtypes = [ctypes.c_uint64]
         self._buffer = ctypes.create_string_buffer(8192)
         self._events: dict[int, list[tuple[bytes, bytes]]] = {}
         self._c.harness_start(mode == "c")
@@ -54,9 +56,32 @@ class CStore:
         """Pieces of memory that the store holds."""
         return int(self._c.harness_in_use())
 
-    def request(self, domid: int, op: int, payload: bytes, tx_id: int = 0) -> tuple[int, bytes]:
-        """Send a request; the reply's type and payload. Events that came along are kept for `events`."""
+    def memory(self, pieces: int | None) -> None:
+        """So many pieces of memory are left (None: there is always another); refusals are counted anew."""
+        self._c.harness_memory(2**64 - 1 if pieces is None else pieces)
+
+    @property
+    def refused(self) -> int:
+        """How often there was no memory since the last call of `memory`."""
+        return int(self._c.harness_refused())
+
+    @property
+    def lost(self) -> int:
+        """Events that there was no memory for."""
+        return int(self._c.harness_lost())
+
+    def send(self, domid: int, op: int, payload: bytes, tx_id: int = 0) -> None:
+        """Send a request, and leave the reply where it is."""
         self._c.harness_request(domid, op, tx_id, payload, len(payload))
+
+    def accepts(self, domid: int) -> bool:
+        """Whether another request of the domain would be taken."""
+        return bool(self._c.harness_accepts(domid))
+
+    def request(self, domid: int, op: int | None, payload: bytes, tx_id: int = 0) -> tuple[int, bytes]:
+        """Send a request (None: it was); the reply's type and payload. Events on the way are kept for `events`."""
+        if op is not None:
+            self.send(domid, op, payload, tx_id)
         (reply,) = self._arrived(domid)
         assert reply[1:3] == (7, tx_id)
         return reply[0], reply[3]
@@ -65,9 +90,9 @@ class CStore:
         """A domain has shut down."""
         self._c.harness_shut_down(domid)
 
-    def gone(self, domid: int) -> None:
-        """A domain has been destroyed."""
-        self._c.harness_gone(domid)
+    def gone(self, domid: int) -> bool:
+        """A domain has been destroyed. Whether its nodes could be removed."""
+        return not self._c.harness_gone(domid)
 
     def owned(self, domid: int) -> int:
         """How many nodes a domain owns."""

@@ -8,7 +8,18 @@ void *calloc(u64 n, u64 size);
 void free(void *p);
 void __attribute__((noreturn)) abort(void);
 
-void *memory_take(u64 size) { in_use++; return calloc(1, size ? size : 1); }
+/* Memory ends after so many pieces more, once it is told when. */
+static u64 until = ~0UL, refused;
+void *memory_take(u64 size)
+{
+    if (!until) {
+        refused++;
+        return NULL;
+    }
+    until -= until != ~0UL;
+    in_use++;
+    return calloc(1, size ? size : 1);
+}
 void memory_release(void *p) { in_use -= p != NULL; free(p); }
 u64 heap_free(void) { return 0; }
 void panic(const char *format, ...) { (void)format; abort(); }
@@ -22,7 +33,11 @@ int link_open(struct conn *c, u64 mfn, u32 port) { (void)mfn, (void)port; return
 void harness_start(bool c) { store_init(c); conn_new(0); }
 u64 harness_in_use(void) { return in_use; }
 void harness_shut_down(u32 domid) { domain_shut_down(conn_of(domid)); }
-void harness_gone(u32 domid) { domain_gone(domid); }
+int harness_gone(u32 domid) { return domain_gone(conn_of(domid)); }
+void harness_memory(u64 pieces) { until = pieces, refused = 0; }
+u64 harness_refused(void) { return refused; }
+bool harness_accepts(u32 domid) { return store_accepts(conn_of(domid)); }
+u64 harness_lost(void) { return counters.lost; }
 u32 harness_owned(u32 domid) { return owned(domid); }
 
 void harness_request(u32 domid, u32 type, u32 tx, const u8 *body, u32 n)
