@@ -9,6 +9,7 @@ void __attribute__((noreturn)) abort(void);
 
 void panic(const char *format, ...) { (void)format; abort(); }
 void *page_alloc(void) { abort(); }
+void *page_try(void) { abort(); }
 void page_free(void *page) { (void)page; abort(); }
 u64 mm_end(void) { return next; }
 
