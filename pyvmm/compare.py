@@ -38,6 +38,7 @@ from pyvmm.result import exit_of
 from pyvmm.xenstore.wire import Op
 
 PROMPT = "dom0# "
+DEVICE_FAILED = re.compile(r"\b(?:vif \d+|vbd \d+|console) of domain \d+: .*")  # as dom0 tells of it
 DOM0_MEMORY = 128 * MIB
 A_GUESTS_DOM0 = 64 << 10  # bytes that dom0 needs for each guest: control pages, records, what it maps
 STORE_MEMORY = 32 * MIB
@@ -301,11 +302,14 @@ class Control:
 
     def _make(self, n: int, ran: Runners | None = None) -> None:
         """Make the n-th guest; `ran` where that is measured. `CommandError` unless dom0 says that it has, for nobody
-        can run for other causes, too; and unless the guest runs."""
-        said = " ".join(self.command(self._creation(n)).split())
+        can run for other causes, too; unless the guest runs; or if dom0 tells of a device that does not work."""
+        said = self.command(self._creation(n))
         created = re.search(rf"\bcreated {self.guest}{n:05} domid (\d+)", said)
         if created is None:
-            raise CommandError(f"{self.design}: guest {n} was not made; dom0 said: {said[:100] or 'nothing'}")
+            told = " ".join(said.split())[:100] or "nothing"
+            raise CommandError(f"{self.design}: guest {n} was not made; dom0 said: {told}")
+        if failed := DEVICE_FAILED.search(said):
+            raise CommandError(f"{self.design}: guest {n}: {failed[0]}")
         self._guests.made(n, int(created[1]), ran)
 
     def create(self, n: int) -> None:

@@ -154,7 +154,7 @@ int back_map_of(u32 domid, u32 ref, void **page, u32 *handle)
         return -ENOMEM;
     if (hypercall_grant_table_op(GNTTABOP_map_grant_ref, &map, 1) || map.status) {
         area_release(at);
-        return map.status == GNTST_no_device_space ? -ENOSPC : -EPERM;
+        return map.status == GNTST_no_space ? -ENOSPC : -EPERM;
     }
     *page = at;
     *handle = map.handle;

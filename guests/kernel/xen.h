@@ -122,7 +122,7 @@ enum { GNTMAP_device_map = 1, GNTMAP_host_map = 2, GNTMAP_readonly = 4, GNTMAP_a
 enum { GNTST_okay = 0, GNTST_general_error = -1, GNTST_bad_domain = -2, GNTST_bad_gntref = -3, GNTST_bad_handle = -4,
       GNTST_bad_virt_addr = -5,
        GNTST_bad_dev_addr = -6, GNTST_no_device_space = -7, GNTST_permission_denied = -8, GNTST_bad_page = -9, GNTST_bad_copy_arg = -10,
-       GNTST_address_too_big = -11, GNTST_eagain = -12 };
+       GNTST_address_too_big = -11, GNTST_eagain = -12, GNTST_no_space = -13 };
 struct grant_entry { u16 flags, domid; u32 frame; };
 struct gnttab_map { u64 host_addr; u32 flags, ref; u16 dom; short status; u32 handle; u64 dev_bus_addr; };
 struct gnttab_unmap { u64 host_addr, dev_bus_addr; u32 handle; short status; };

@@ -31,7 +31,7 @@ FILES = {
 
 @pytest.fixture(params=compare.DESIGNS)
 def control(request: pytest.FixtureRequest) -> Iterator[compare.Control]:
-    made = compare.Control(request.param, "daytime", 4, files=FILES, fewest=4)
+    made = compare.Control(request.param, "daytime", 4, files=FILES, fewest=32)
     made.create(1)  # what is made once, is
     made.command("destroy daytime00001")
     made.refill()
@@ -151,6 +151,10 @@ def test_dom0s_ports_run_out_in_a_creation(control: compare.Control) -> None:
     assert "ENOSPC" not in said[-1] and said[-1].startswith("created"), said
     assert any("ENOSPC" in one for one in said)
     control.create(3)
+    table.max_port = max(table.ports)  # for the next one's vif there is none, and a creation like that is no row
+    with pytest.raises(compare.CommandError, match=r"no event channel|ENOSPC"):
+        for n in range(4, 4 + 2 * compare.POOL):
+            control.create(n)
 
 
 @pytest.mark.parametrize("design", ["chaos-noxs", "lightvm"])
@@ -229,7 +233,8 @@ def test_back_ends_that_are_stopped(control: compare.Control) -> None:
 @pytest.mark.parametrize("kib", [23_000, 23_020, 23_040, 23_060])
 def test_dom0s_own_memory_runs_out_guest_by_guest(kib: int) -> None:
     """xl leaves a thread for each guest: once dom0 has no memory for one more, a creation is one error, whatever of it
-    there was no memory for; nothing of it stays, and there is room again when a guest has ended."""
+    there was no memory for; nothing of it stays, and there is room again when guests have ended (how many, depends on
+    what lies side by side: xl's list of domains alone is one piece of 128 KiB)."""
     config = b'{"name": "noop", "kernel": "noop", "memory": 4, "vifs": [{}]}'
     with Dom0Rig("xl", files={"noop.json": config}, guests=["noop"], dom0_memory=kib << 10) as dom0:
         made = 0
@@ -242,11 +247,14 @@ def test_dom0s_own_memory_runs_out_guest_by_guest(kib: int) -> None:
             states.append((dom0("list"), dom0("memory")))
             said = dom0(f"create noop.json n{made}")
         assert states[1] == states[2]
-        assert dom0("destroy n1").startswith("destroyed n1")
-        assert dom0("create noop.json again").startswith("created again")
+        ended = 0
+        while ended < made and not dom0("create noop.json again").startswith("created again"):
+            assert dom0(f"destroy n{ended}").startswith(f"destroyed n{ended}")
+            ended += 1
+        assert 0 < ended < made
 
 
-@pytest.mark.parametrize("lack", ["no event channel for it (ENOSPC)", "its ring cannot be mapped (grant status -13)"])
+@pytest.mark.parametrize("lack", ["no event channel for it (ENOSPC)", "its ring cannot be mapped (ENOSPC)"])
 def test_a_console_that_dom0_has_no_room_for_is_one_line(lack: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The guest is made all the same; what the daemon had taken is back at once, and a later guest has its console."""
     config = b'{"name": "noop", "kernel": "noop", "memory": 4}'
@@ -261,7 +269,7 @@ def test_a_console_that_dom0_has_no_room_for_is_one_line(lack: str, monkeypatch:
             raise GrantFailure(grant_table.GNTST_no_space)
 
         before = taken()
-        if "ENOSPC" in lack:
+        if "event channel" in lack:
             monkeypatch.setattr(control.evtchn, "max_port", max(control.evtchn.ports))
         else:
             monkeypatch.setattr(control.grants, "new_handle", full)
