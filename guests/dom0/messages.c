@@ -3,7 +3,7 @@
 
 static const struct { const char *name; int number; } errors[] = {
     {"ENOENT", ENOENT}, {"EAGAIN", EAGAIN}, {"EACCES", EACCES}, {"EEXIST", EEXIST}, {"EINVAL", EINVAL}, {"ENOSPC", ENOSPC},
-    {"EBUSY", EBUSY}, {"ENOMEM", ENOMEM}, {"E2BIG", E2BIG}, {"EPERM", EPERM}, {"ENOSYS", ENOSYS}};
+    {"EBUSY", EBUSY}, {"ENOMEM", ENOMEM}, {"E2BIG", E2BIG}, {"EPERM", EPERM}, {"ENOSYS", ENOSYS}, {"ENOTCONN", ENOTCONN}};
 
 void scope_word(struct scope *s, char letter, const char *format, ...)
 {

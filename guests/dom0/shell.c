@@ -32,7 +32,9 @@ int failure(int rc, const char *format, ...)
     __builtin_va_start(args, format);
     vsnprintf(line, sizeof line, format, args);
     __builtin_va_end(args);
-    if (rc)
+    if (rc == -ENOTCONN) /* whatever it was that was asked of it */
+        printf("error: the XenStore is gone\n");
+    else if (rc)
         printf("error: %s (%s)\n", line, error_name(rc));
     else
         printf("error: %s\n", line);

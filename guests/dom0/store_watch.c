@@ -82,7 +82,7 @@ int store_watch(struct store_watch *w, const char *path)
     if (xenstore_watch(w->path, w->token) >= 0)
         return 0;
     *at = w->next;
-    return -EINVAL;
+    return xenstore_gone() ? -ENOTCONN : -EINVAL;
 }
 
 bool store_watch_wait(struct store_watch *w, u64 until)
@@ -97,6 +97,15 @@ bool store_watch_wait(struct store_watch *w, u64 until)
     bool fired = w->fired;
     w->fired = 0;
     return fired;
+}
+
+void store_watches_wake(void)
+{
+    for (u32 i = 0; i < HASH; i++)
+        for (struct store_watch *w = watches[i]; w; w = w->next) {
+            w->fired++;
+            thread_wake(w->sleeper);
+        }
 }
 
 void store_unwatch(struct store_watch *w)

@@ -2,6 +2,7 @@
  * in place of dom0, and finds dom0's ring by a grant and a port on its command line.
  */
 #include "design.h"
+#include "store_watch.h"
 
 enum { MEMORY_MIB = 64, MEMORY_LEAST = 5, MEMORY_MOST = 4096, /* the least: in less, an empty store finds no room, or no guest does */
        CDF_XS_DOMAIN = 1 << 4 };
@@ -51,6 +52,31 @@ static int announce(void)
     return 0;
 }
 
+/* One that has crashed still has the rings of all guests mapped: they could not go. */
+static void lost(void)
+{
+    store_watches_wake();
+    xc_domain_destroy(store_domid);
+}
+
+/* Xen tells the store of ends of domains, and dom0 again once the store's own domain is no more. */
+static void domain_event(u32 port, void *arg)
+{
+    struct xc_info info;
+    (void)port, (void)arg;
+    if (xenstore_gone() || (!xc_domain_getinfo(store_domid, &info) && !(info.flags & 5))) /* dying, shut down */
+        return;
+    xenstore_lost();
+}
+
+static void listen(void)
+{
+    s64 port = event_bind_virq(VIRQ_DOM_EXC, 0);
+    xenstore_when_lost = lost;
+    if (port >= 0)
+        event_bind((u32)port, domain_event, NULL);
+}
+
 static int store(u32 n, char **words)
 {
     const struct file *image = file_find("xenstored");
@@ -58,6 +84,8 @@ static int store(u32 n, char **words)
     void *page = NULL;
     u32 ref = 0, port = 0;
     u64 mib = MEMORY_MIB;
+    if (xenstore_gone())
+        return failure(-ENOTCONN, "");
     if (xenstore_usable()) {
         char reply[256];
         if (n > 1 || xenstore_request(XS_CONTROL, 0, "", 1, reply, sizeof reply) < 0)
@@ -85,6 +113,7 @@ static int store(u32 n, char **words)
     store_domid = d.domid;
     printf("XenStore %s in domain %u\n", words[1], d.domid);
     backends_xenstore();
+    listen();
     return announce();
 }
 COMMAND(store, "[c|o [MIB]]", "start a XenStore in a domain of its own, or tell of it", 0, 2, store);

@@ -15,6 +15,8 @@ void shutdown(u32 reason)
         hypercall_sched_op(SCHEDOP_shutdown, &reason);
 }
 
+void (*last_words)(void);
+
 void panic(const char *format, ...)
 {
     char line[256];
@@ -23,6 +25,8 @@ void panic(const char *format, ...)
     vsnprintf(line, sizeof line, format, args);
     __builtin_va_end(args);
     printf("panic: %s\n", line);
+    if (last_words)
+        last_words();
     shutdown(SHUTDOWN_crash);
 }
 

@@ -16,6 +16,7 @@ void main(void);
 bool is_dom0(void);
 void __attribute__((noreturn)) shutdown(u32 reason);
 void __attribute__((noreturn)) panic(const char *format, ...);
+extern void (*last_words)(void); /* what a panic does before it ends the domain; NULL: nothing */
 bool option(const char *name, char *value, u64 size); /* name or name=value on the command line */
 
 u64 option_number(const char *name, u64 otherwise); /* name=decimal number */
@@ -150,6 +151,9 @@ void thread_wait(bool (*ready)(void *), void *arg); /* blocks the domain when no
 /* xenstore.c */
 void xenstore_init(void);
 void xenstore_attach(void *page, u32 port); /* a ring that start_info does not know */
+void xenstore_lost(void); /* its domain is no more: whoever waits, and every later request, gets -1 and ENOTCONN. Also from the handler of an event */
+bool xenstore_gone(void);
+extern void (*xenstore_when_lost)(void); /* NULL: nobody else waits for it */
 enum { XENSTORE_MAX = 1024 };
 int xenstore_request(u32 type, u32 transaction, const void *body, u32 n, char *reply, u32 size); /* length, or -1 with the error's name in reply */
 int xenstore_read(u32 transaction, const char *path, char *value, u32 size);

@@ -10,7 +10,8 @@
 /* errno.h */
 enum { EPERM = 1, ENOENT = 2, ESRCH = 3, ENXIO = 6, E2BIG = 7, EBADF = 9, EAGAIN = 11, ENOMEM = 12, EACCES = 13, EFAULT = 14,
       EBUSY = 16, EEXIST = 17,
-       EXDEV = 18, ENODEV = 19, EINVAL = 22, ENOSPC = 28, ENOSYS = 38, ENODATA = 61, EPROTO = 71, EOVERFLOW = 75, EOPNOTSUPP = 95 };
+       EXDEV = 18, ENODEV = 19, EINVAL = 22, ENOSPC = 28, ENOSYS = 38, ENODATA = 61, EPROTO = 71, EOVERFLOW = 75, EOPNOTSUPP = 95,
+       ENOTCONN = 107 };
 
 /* xen.h, arch-x86_64: selectors, page-table bits */
 #define FLAT_RING3_CS32 0xe023
@@ -191,7 +192,8 @@ struct physdev_set_iopl { u32 iopl; };
 
 /* io/console.h, io/xs_wire.h */
 struct console_ring { char in[1024], out[2048]; u32 in_cons, in_prod, out_cons, out_prod; };
-struct xenstore_ring { char req[1024], rsp[1024]; u32 req_cons, req_prod, rsp_cons, rsp_prod; };
+struct xenstore_ring { char req[1024], rsp[1024]; u32 req_cons, req_prod, rsp_cons, rsp_prod, server_features, connection, error; };
+enum { XENSTORE_ERROR_NONE, XENSTORE_ERROR_COMM, XENSTORE_ERROR_RINGIDX, XENSTORE_ERROR_PROTO };
 struct xsd_sockmsg { u32 type, req_id, tx_id, len; };
 enum { XS_CONTROL, XS_DIRECTORY, XS_READ, XS_GET_PERMS, XS_WATCH, XS_UNWATCH, XS_TRANSACTION_START, XS_TRANSACTION_END,
       XS_INTRODUCE, XS_RELEASE,

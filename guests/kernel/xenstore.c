@@ -2,15 +2,35 @@
  * waits for one. */
 #include "kernel.h"
 
-static volatile struct xenstore_ring *ring;
+/* When the store is gone its ring is exchanged for one that ends every wait, for what is asked there is no other cost to those who have
+ * a store; `live` is NULL then. */
+static struct xenstore_ring no_ring = {.rsp_prod = 1};
+static volatile struct xenstore_ring *ring, *live;
 static u32 port, last_id;
 static struct { char path[128], token[32]; } events[XENSTORE_EVENTS];
 static u32 event_first, event_count;
 static bool busy; /* a thread is at the ring: it may have to wait in the middle of a message */
 
+void (*xenstore_when_lost)(void);
+
+void xenstore_lost(void)
+{
+    ring = &no_ring;
+    live = NULL;
+    if (xenstore_when_lost)
+        xenstore_when_lost();
+}
+
+bool xenstore_gone(void)
+{
+    return ring == &no_ring;
+}
+
 static void noticed(u32 p, void *arg)
 {
     (void)p, (void)arg; /* the upcall itself is what wakes thread_wait */
+    if (ring->error)
+        xenstore_lost();
 }
 
 void xenstore_init(void)
@@ -22,7 +42,7 @@ void xenstore_init(void)
 
 void xenstore_attach(void *page, u32 local_port)
 {
-    ring = page;
+    ring = live = page;
     port = local_port;
     event_bind(port, noticed, NULL);
 }
@@ -46,6 +66,8 @@ static void send(const void *from, u32 n)
             event_send(port);
             thread_wait(can_write, NULL);
         }
+        if (xenstore_gone())
+            return;
         at = ring->req_prod % sizeof ring->req;
         here = (u32)sizeof ring->req - (ring->req_prod - ring->req_cons);
         here = here < n ? here : n;
@@ -63,6 +85,10 @@ static void receive(char *to, u32 n, u32 room)
         u32 cons = ring->rsp_cons;
         if (!can_read(NULL))
             thread_wait(can_read, NULL);
+        if (xenstore_gone()) {
+            memset(to, 0, room < n ? room : n);
+            return;
+        }
         at = cons % sizeof ring->rsp;
         here = ring->rsp_prod - cons;
         here = here < n ? here : n;
@@ -114,6 +140,10 @@ int xenstore_request(u32 type, u32 transaction, const void *body, u32 n, char *r
     while ((got = message(&h, reply, size)) < 0)
         ;
     busy = false;
+    if (xenstore_gone()) {
+        snprintf(reply, size, "ENOTCONN");
+        return -1;
+    }
     return h.type == XS_ERROR ? -1 : got;
 }
 
@@ -166,12 +196,13 @@ void xenstore_wait_watch(char *path, char *token, u32 size)
 {
     struct xsd_sockmsg h;
     char body[XENSTORE_MAX];
-    while (!event_count) {
+    path[0] = token[0] = 0;
+    while (!event_count && live) {
         claim();
         message(&h, body, sizeof body);
         busy = false;
     }
-    xenstore_next_watch(path, token, size, size);
+    xenstore_next_watch(path, token, size, size); /* the store is gone: both are empty */
 }
 
 bool xenstore_usable(void)
@@ -181,14 +212,14 @@ bool xenstore_usable(void)
 
 bool xenstore_pending(void)
 {
-    return ring && (event_count || (!busy && can_read(NULL)));
+    return live && (event_count || (!busy && can_read(NULL)));
 }
 
 bool xenstore_next_watch(char *path, char *token, u32 path_size, u32 token_size)
 {
     struct xsd_sockmsg h;
     char body[XENSTORE_MAX];
-    if (!event_count && !busy && can_read(NULL)) {
+    if (!event_count && !busy && live && can_read(NULL)) {
         busy = true;
         message(&h, body, sizeof body);
         busy = false;

@@ -265,6 +265,18 @@ static void check_domains(void)
     }
 }
 
+/* Whoever waits for an answer of a store that panics is told that there will be none. */
+static void farewell(void)
+{
+    for (struct conn *c = conns; c; c = c->next) {
+        struct link *l = c->link;
+        if (!l)
+            continue;
+        l->ring->error = XENSTORE_ERROR_COMM;
+        event_send(l->port);
+    }
+}
+
 static void domain_event(u32 port, void *arg)
 {
     (void)port, (void)arg;
@@ -277,6 +289,7 @@ void main(void)
     char mode[8] = "c";
     option("mode", mode, sizeof mode);
     server = thread_self();
+    last_words = farewell;
     for (u64 i = 0; i <= (EVENT_PORTS + GRANT_FRAMES) / 512; i++) /* no introduction is to need a page for a table */
         if (map_tables(MAP_AREA + (i << 21)))
             panic("no tables for the rings");
