@@ -148,7 +148,7 @@ def table(measured: Mapping[str, list[Point]]) -> dict[str, Line]:
         for name, line in lines.items()
         if "." not in name or name.split(".")[0] not in ("pin", "unpin", "small", "bounce")
     }
-    for name in ("nothing", "memcpy", "probe", "upcall", "interrupt", "ping", "iret"):
+    for name in ("nothing", "memcpy", "probe", "upcall", "interrupt", "ping", "iret", "policy", "mistake"):
         plain.pop(name)
     again = plain.pop("event_channel_op.send.again")
     new = plain["event_channel_op.send"]

@@ -79,6 +79,112 @@ static s64 swap(u64 n)
     s64 rc = hypercall_grant_table_op(GNTTABOP_swap_grant_ref, &s, n);
     return rc ? rc : s.status;
 }
+/* What xl sets of a domain besides. */
+static s64 set_memory_map(u64 n)
+{
+    struct { u64 address, size; u32 type; } __attribute__((packed)) entry = {0, 64 << 20, 1};
+    struct { u16 domid; struct memory_map map; } m = {(u16)d.domid, {(u32)n, &entry}};
+    return hypercall_memory_op(XENMEM_set_memory_map, &m);
+}
+static s64 numa(u64 n)
+{
+    u64 nodes[2];
+    u32 distance;
+    struct sysctl s = {SYSCTL_numainfo, CTL_VERSION, {.numa = {(u32)n, n ? nodes : NULL, n ? &distance : NULL}}};
+    s64 rc = hypercall_sysctl(&s);
+    return rc ? rc : s.u.numa.nodes;
+}
+static s64 pool(u32 op)
+{
+    u64 cpus;
+    struct sysctl s = {SYSCTL_cpupool_op, CTL_VERSION, {.pool = {.op = op, .domid = d.domid, .cpus = {&cpus, 64}}}};
+    return hypercall_sysctl(&s);
+}
+static s64 pool_info(u64 n) { (void)n; return pool(3); }
+static s64 pool_move(u64 n) { (void)n; return pool(6); }
+static s64 get_policy(u64 n)
+{
+    (void)n;
+    struct sysctl s = {SYSCTL_get_cpu_policy, CTL_VERSION, {.policy = {4, sizeof buffer / 24, 0, 0, buffer, NULL}}};
+    s64 rc = hypercall_sysctl(&s);
+    return rc ? rc : (s64)(s.u.policy.nr_leaves << 8 | s.u.policy.nr_msrs);
+}
+/* No cost but what is in it, as a number below 0: results are compared between the two machines. */
+static s64 sum_policy(u64 n)
+{
+    struct sysctl most = {SYSCTL_get_cpu_policy, CTL_VERSION, {.policy = {4, 0, 0, 0, NULL, NULL}}};
+    u32 sum = (u32)n ^ (u32)hypercall_sysctl(&most) ^ most.u.policy.nr_leaves << 8 ^ most.u.policy.nr_msrs;
+    s64 leaves = get_policy(0) >> 8;
+    for (s64 i = 0; i < leaves * 6; i++)
+        sum = (sum ^ ((u32 *)buffer)[i]) * 16777619U;
+    return -(s64)sum;
+}
+static s64 set_policy(u64 n)
+{
+    c = (struct domctl){.u.policy = {(u32)n, 0, buffer, NULL, 0, 0, 0}};
+    return ctl(&c, DOMCTL_set_cpu_policy, d.domid);
+}
+static void policy_ready(u64 n) { prepared(n); get_policy(0); }
+
+/* No costs either: what Xen refuses, and where it says that it was. */
+static s64 bad_leaf(u32 leaf, u32 subleaf, u32 a)
+{
+    u32 words[] = {leaf, subleaf, a, 0, 0, 0};
+    struct domctl p = {.u.policy = {.nr_leaves = 1, .leaves = words, .err_leaf = 7, .err_subleaf = 7, .err_msr = 7}};
+    s64 rc = ctl(&p, DOMCTL_set_cpu_policy, d.domid);
+    return rc * 0x10000 - (p.u.policy.err_leaf & 0xff) * 0x100 - (p.u.policy.err_subleaf & 0xf) * 0x10 - (p.u.policy.err_msr & 0xf);
+}
+static s64 bad_policy(u32 index, u32 room, u32 reserved)
+{
+    struct sysctl s = {SYSCTL_get_cpu_policy, CTL_VERSION, {.policy = {index, room, 0, reserved, buffer, NULL}}};
+    return hypercall_sysctl(&s);
+}
+static s64 bad_pool(u32 op, u32 number, u32 domid)
+{
+    struct sysctl s = {SYSCTL_cpupool_op, CTL_VERSION, {.pool = {.op = op, .pool = number, .domid = domid}}};
+    return hypercall_sysctl(&s);
+}
+static s64 bad_map(u32 domid, u32 entries, void *at)
+{
+    struct { u16 domid; struct memory_map map; } m = {(u16)domid, {entries, at}};
+    return hypercall_memory_op(XENMEM_set_memory_map, &m);
+}
+static s64 bad_scheduler(u32 id, u32 cmd, u32 weight)
+{
+    struct domctl s = {.u.scheduler = {id, cmd, (u16)weight, 0}};
+    s64 rc = ctl(&s, DOMCTL_scheduler_op, d.domid);
+    return rc * 0x10000 - s.u.scheduler.weight;
+}
+static s64 mistake(u64 n)
+{
+    switch (n) {
+    case 0: return bad_leaf(0x20, ~0U, 0);
+    case 1: return bad_leaf(1, 0, 0);
+    case 2: return bad_leaf(0, ~0U, 0x20);
+    case 3: return bad_leaf(7, 0, 9);
+    case 4: return bad_leaf(7, 3, 0);
+    case 5: return bad_leaf(0x80000022, ~0U, 0);
+    case 6: return bad_leaf(0x40000000, ~0U, 2);
+    case 7: return set_policy(121);
+    case 8: return bad_policy(6, 120, 0);
+    case 9: return bad_policy(4, 1, 0);
+    case 10: return bad_policy(4, 120, 1);
+    case 11: return bad_pool(6, 1, d.domid);
+    case 12: return bad_pool(6, 0, 999);
+    case 13: return bad_pool(6, 0, 0);
+    case 14: return bad_pool(3, 1, 0);
+    case 15: return bad_map(999, 1, buffer);
+    case 16: return bad_map(d.domid, 1025, buffer);
+    case 17: return bad_map(d.domid, 1, (void *)0x800000000000UL);
+    case 18: return bad_scheduler(5, 1, 0);
+    case 19: return bad_scheduler(6, 7, 0);
+    case 20: return bad_scheduler(6, 0, 0);
+    case 21: return bad_scheduler(6, 1, 0);
+    }
+    small_control(&d, DOMCTL_unpausedomain);
+    return set_policy(1);
+}
+enum { MISTAKES = 23 };
 static s64 priority(u64 n)
 {
     struct { u32 port, priority; } p = {1, 7};
@@ -116,6 +222,19 @@ void measure_more(void)
     MEASURE("update_va_mapping_otherdomain", 0, one_frame, other_domain, one_back);
     MEASURE("grant_table_op.swap_grant_ref", 1, two, swap, none);
     MEASURE("event_channel_op.set_priority", 0, NULL, priority, NULL);
+    of("domctl.scheduler_op", DOMCTL_scheduler_op, (struct domctl){.u.scheduler = {6, 1, 0, 0}});
+    of("domctl.scheduler_op.putinfo", DOMCTL_scheduler_op, (struct domctl){.u.scheduler = {6, 0, 256, 0}});
+    MEASURE("memory_op.set_memory_map", 1, prepared, set_memory_map, gone);
+    MEASURE("sysctl.numainfo", 0, NULL, numa, NULL);
+    MEASURE("sysctl.numainfo", 1, NULL, numa, NULL);
+    MEASURE("sysctl.cpupool_op.info", 0, NULL, pool_info, NULL);
+    MEASURE("sysctl.cpupool_op", 0, prepared, pool_move, gone);
+    MEASURE("sysctl.get_cpu_policy", 0, NULL, get_policy, NULL);
+    MEASURE("domctl.set_cpu_policy", 1, policy_ready, set_policy, gone);
+    MEASURE("domctl.set_cpu_policy", 51, policy_ready, set_policy, gone);
+    MEASURE("policy", 0, NULL, sum_policy, NULL);
+    for (u64 i = 0; i < MISTAKES; i++)
+        MEASURE("mistake", i, policy_ready, mistake, gone);
     MEASURE("vcpu_op.register_runstate_memory_area", VCPUOP_register_runstate_memory_area, area, vcpu, NULL);
     MEASURE("vcpu_op.register_vcpu_time_memory_area", VCPUOP_register_vcpu_time_memory_area, area, vcpu, NULL);
 }

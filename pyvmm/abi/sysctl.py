@@ -64,6 +64,14 @@ XEN_SYSCTL_cpu_featureset_hvm = 3
 XEN_SYSCTL_cpu_featureset_pv_max = 4
 XEN_SYSCTL_cpu_featureset_hvm_max = 5
 
+# xen_sysctl_cpu_policy.index.
+XEN_SYSCTL_cpu_policy_raw = 0
+XEN_SYSCTL_cpu_policy_host = 1
+XEN_SYSCTL_cpu_policy_pv_max = 2
+XEN_SYSCTL_cpu_policy_hvm_max = 3
+XEN_SYSCTL_cpu_policy_pv_default = 4
+XEN_SYSCTL_cpu_policy_hvm_default = 5
+
 # Commands.
 XEN_SYSCTL_readconsole = 1
 XEN_SYSCTL_tbuf_op = 2
@@ -231,6 +239,16 @@ xen_sysctl_cpu_featureset = Struct(
     ("features", handle),
 )
 
+xen_sysctl_cpu_policy = Struct(
+    "xen_sysctl_cpu_policy",
+    ("index", u32),
+    ("nr_leaves", u32),
+    ("nr_msrs", u32),
+    ("_rsvd", u32),
+    ("leaves", handle),
+    ("msrs", handle),
+)
+
 xen_sysctl = Struct(
     "xen_sysctl",
     ("cmd", u32),
@@ -253,6 +271,7 @@ xen_sysctl = Struct(
             ("scheduler_op", xen_sysctl_scheduler_op),
             ("cpu_levelling_caps", xen_sysctl_cpu_levelling_caps),
             ("cpu_featureset", xen_sysctl_cpu_featureset),
+            ("cpu_policy", xen_sysctl_cpu_policy),
             ("pad", u8 * 128),
         ),
     ),

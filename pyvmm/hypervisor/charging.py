@@ -128,6 +128,11 @@ def _sysctl(v: VCpu, a: Arguments, result: int) -> Work:
     name = sysctl.SYSCTL_NAMES.get(int.from_bytes(data[:4], "little"), UNKNOWN)
     if name == "getdomaininfolist" and not result:
         return [("sysctl.getdomaininfolist", sysctl.xen_sysctl.unpack(data).u.getdomaininfolist.num_domains)]
+    if name == "numainfo" and not result:
+        told = sysctl.xen_sysctl.unpack(data).u.numainfo
+        return [("sysctl.numainfo", told.num_nodes if told.meminfo else 0)]
+    if name == "cpupool_op" and sysctl.xen_sysctl.unpack(data).u.cpupool_op.op == sysctl.XEN_SYSCTL_CPUPOOL_OP_INFO:
+        return [("sysctl.cpupool_op.info", 0)]
     return [(f"sysctl.{name}", 0)]
 
 
@@ -231,6 +236,12 @@ class Charging:
 
     def _domctl(self, v: VCpu, a: Arguments) -> Work:
         name = domctl.DOMCTL_NAMES.get(int.from_bytes(_read(v, a[0], 4), "little"), UNKNOWN)
+        if name in ("set_cpu_policy", "scheduler_op"):
+            argument = domctl.xen_domctl.unpack(_read(v, a[0], domctl.xen_domctl.size)).u
+            if name == "set_cpu_policy":
+                return [(f"domctl.{name}", argument.cpu_policy.nr_leaves)]
+            if argument.scheduler_op.cmd == domctl.XEN_DOMCTL_SCHEDOP_putinfo:
+                return [("domctl.scheduler_op.putinfo", 0)]
         freed = self._hv.frames.free_count - self._free if name == "destroydomain" else 0
         return [(f"domctl.{name}", max(freed, 0))]
 

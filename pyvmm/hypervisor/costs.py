@@ -18,7 +18,7 @@ class Cost(NamedTuple):
 SOURCE: Final = {
     "xen": "Xen 4.17.7, Debian 4.17.7+13-g2445b30a44-0+deb12u1, dom0_mem=64M,max:64M bootscrub=1",
     "qemu": "QEMU 10.0.2, TCG, -icount shift=0",
-    "date": "2026-11-23",
+    "date": "2026-11-29",
 }
 
 COSTS: Final[dict[str, Cost]] = {
@@ -44,7 +44,10 @@ COSTS: Final[dict[str, Cost]] = {
     "domctl.max_mem": Cost(603_000),
     "domctl.max_vcpus": Cost(19_658_000),
     "domctl.pausedomain": Cost(814_000),
+    "domctl.scheduler_op": Cost(748_000),
+    "domctl.scheduler_op.putinfo": Cost(848_000),
     "domctl.set_address_size": Cost(624_000),
+    "domctl.set_cpu_policy": Cost(6_787_200, 76_800),
     "domctl.set_virq_handler": Cost(637_000),
     "domctl.setdomainhandle": Cost(576_000),
     "domctl.settimeoffset": Cost(637_000),
@@ -95,6 +98,7 @@ COSTS: Final[dict[str, Cost]] = {
     "memory_op.memory_map": Cost(417_000),
     "memory_op.populate_physmap": Cost(655_575, 996_425),
     "memory_op.populate_physmap.page": Cost(0, 58_489),
+    "memory_op.set_memory_map": Cost(753_000),
     "mmu_update": Cost(453_000),
     "mmu_update.clear": Cost(0, 461_000),
     "mmu_update.foreign": Cost(0, 679_000),
@@ -134,9 +138,13 @@ COSTS: Final[dict[str, Cost]] = {
     "stack_switch": Cost(288_000),
     "switch": Cost(2_957_000),
     "sysctl.availheap": Cost(803_000),
+    "sysctl.cpupool_op": Cost(595_000),
+    "sysctl.cpupool_op.info": Cost(1_312_000),
     "sysctl.debug_keys": Cost(437_000),
+    "sysctl.get_cpu_policy": Cost(5_254_000),
     "sysctl.getcpuinfo": Cost(656_000),
     "sysctl.getdomaininfolist": Cost(508_000, 318_000),
+    "sysctl.numainfo": Cost(543_000, 451_000),
     "sysctl.physinfo": Cost(1_188_000),
     "sysctl.sched_id": Cost(493_000),
     "unknown": Cost(282_000),

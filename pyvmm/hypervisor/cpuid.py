@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyvmm.abi import arch_x86_64 as arch
+from pyvmm.abi.arch_x86_64 import XEN_CPUID_NO_SUBLEAF as NO_SUBLEAF
 
 if TYPE_CHECKING:
     from pyvmm.hypervisor.hypervisor import Hypervisor
@@ -74,11 +75,12 @@ def guest(v: VCpu, leaf: int, subleaf: int) -> Leaf:
     """What Xen answers to vCPU `v`."""
     if FIRST <= leaf <= XEN_LAST:
         return _hypervisor(v, leaf - FIRST, subleaf)
-    a, b, c, d = POLICY.get(leaf, ZERO)
+    policy = v.domain.cpu_policy
+    a, b, c, d = policy.get((leaf, NO_SUBLEAF)) or policy.get((leaf, subleaf), ZERO)
     if leaf == 1:
         b |= v.vcpu_id * 2 << 24  # the initial APIC id
-    if leaf in (1, 0x80000001) and not v.domain.privileged:
-        d &= ~MTRR
+    if leaf in (1, 0x80000001) and v.domain.privileged:
+        d |= MTRR
     return a, b, c, d
 
 

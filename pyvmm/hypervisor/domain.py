@@ -7,6 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pyvmm.hypervisor.cpu_policy import OF_A_DOMAIN
 from pyvmm.hypervisor.rangeset import RangeSet
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Domain:
         self.tot_pages = 0
         self.outstanding_pages = 0  # XENMEM_claim_pages: set aside for it, not yet allocated
         self.memory_map: list[bytes] = []  # e820 entries, as XENMEM_set_memory_map gave them
+        self.cpu_policy = OF_A_DOMAIN  # leaves of CPUID; replaced as a whole, never changed in place
         self.shared_info_mfn = 0
         self.device_page_mfn = 0  # devctl.py
         self.perdomain_l3_mfn = 0  # L3 of L4 slot 260: its vCPUs' GDT and LDT windows

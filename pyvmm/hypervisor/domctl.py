@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyvmm.abi import arch_x86_64, errno, xen
 from pyvmm.abi import domctl as abi
 from pyvmm.abi.layout import Struct, Union
-from pyvmm.hypervisor import context, event_channel, lifecycle, runstate, time
+from pyvmm.hypervisor import context, cpu_policy, event_channel, lifecycle, runstate, time
 from pyvmm.hypervisor.errors import XenError
 from pyvmm.hypervisor.frames import PGT_l1_page_table, PGT_l4_page_table, PGT_none, PGT_writable_page
 from pyvmm.hypervisor.hypercalls import hypercall
@@ -59,10 +59,11 @@ _MEMBERS = {
 
 class Answer(NamedTuple):
     """What goes back to the caller's structure: members of the operation's variant that changed, and the domid if it
-    did."""
+    did. `error`: a negative errno besides."""
 
     fields: Mapping[str, Any]
     domid: int | None = None
+    error: int = 0
 
 
 class Op(NamedTuple):
@@ -107,7 +108,7 @@ def domctl(v: VCpu, u_domctl: int) -> int:
         if answer.domid is not None:
             struct.pack_into("<H", raw, _DOMAIN_OFFSET, answer.domid)
         v.copy_out(u_domctl, bytes(raw))
-        return 0
+        return answer.error
     return answer or 0
 
 
@@ -407,6 +408,29 @@ def _irq_permission(v: VCpu, domain: Domain, arg: Any) -> None:
     _permit(v.domain.irqs, domain.irqs, irq, irq, arg.allow_access)
 
 
+def _get_cpu_policy(v: VCpu, domain: Domain, arg: Any) -> Answer:
+    leaves, msrs = cpu_policy.packed_leaves(domain.cpu_policy), cpu_policy.packed_msrs()
+    return Answer(
+        {
+            "nr_leaves": cpu_policy.copy_out(v.copy_out, arg.leaves, arg.nr_leaves, leaves, cpu_policy.MAX_LEAVES),
+            "nr_msrs": cpu_policy.copy_out(v.copy_out, arg.msrs, arg.nr_msrs, msrs, len(cpu_policy.MSRS)),
+        }
+    )
+
+
+def _set_cpu_policy(v: VCpu, domain: Domain, arg: Any) -> Answer | None:
+    """Before the domain has run, not after."""
+    _not_self(v, domain)
+    if domain.creation_finished:
+        raise XenError(errno.EEXIST)
+    policy = cpu_policy.changed(domain.cpu_policy, v.copy_in, arg.leaves, arg.nr_leaves, arg.msrs, arg.nr_msrs)
+    if isinstance(policy, cpu_policy.Refused):
+        where = {"err_leaf": policy.leaf, "err_subleaf": policy.subleaf, "err_msr": policy.msr}
+        return Answer(where, error=policy.error)
+    domain.cpu_policy = policy
+    return None
+
+
 # -- time and scheduling
 
 
@@ -520,6 +544,8 @@ _OPERATIONS: dict[int, Op] = {
     abi.XEN_DOMCTL_ioport_permission: Op("ioport_permission", _ioport_permission),
     abi.XEN_DOMCTL_iomem_permission: Op("iomem_permission", _iomem_permission),
     abi.XEN_DOMCTL_irq_permission: Op("irq_permission", _irq_permission),
+    abi.XEN_DOMCTL_get_cpu_policy: Op("cpu_policy", _get_cpu_policy),
+    abi.XEN_DOMCTL_set_cpu_policy: Op("cpu_policy", _set_cpu_policy),
     abi.XEN_DOMCTL_gettscinfo: Op("tsc_info", _gettscinfo),
     abi.XEN_DOMCTL_settscinfo: Op("tsc_info", _settscinfo),
     abi.XEN_DOMCTL_setvcpuaffinity: Op("vcpuaffinity", _vcpuaffinity(True)),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyvmm.abi import domctl as domctl_abi
 from pyvmm.abi import errno, xen
 from pyvmm.abi import sysctl as abi
-from pyvmm.hypervisor import lifecycle
+from pyvmm.hypervisor import cpu_policy, lifecycle
 from pyvmm.hypervisor.domctl import CPU_KHZ, SCHEDULER_CREDIT2, packed_info, write_bitmap
 from pyvmm.hypervisor.errors import XenError
 from pyvmm.hypervisor.hypercalls import hypercall
@@ -53,7 +53,7 @@ def sysctl(v: VCpu, u_sysctl: int) -> int:
     fields = op.run(v, getattr(head.u, op.variant))
     if fields:
         type_ = abi.xen_sysctl.u[op.variant].type
-        members = {**type_.unpack(raw, _U_OFFSET)._asdict(), **fields}
+        members = tuple(type_.unpack(raw, _U_OFFSET)._replace(**fields))
         raw[_U_OFFSET : _U_OFFSET + type_.size] = type_.encode(members)
         v.copy_out(u_sysctl, bytes(raw))
     return 0
@@ -155,6 +155,8 @@ def _cpupool_op(v: VCpu, arg: Any) -> Mapping[str, Any]:
     if arg.op == abi.XEN_SYSCTL_CPUPOOL_OP_MOVEDOMAIN:
         if arg.domid not in v.hv.domains:
             raise XenError(errno.ESRCH)
+        if arg.domid == v.domain.domid:
+            raise XenError(errno.EPERM)
         if arg.cpupool_id:
             raise XenError(errno.ENOENT)
         return {"cpupool_id": 0}
@@ -173,6 +175,27 @@ def _cpu_levelling_caps(v: VCpu, arg: Any) -> Mapping[str, Any]:
     return {"caps": 0}  # cpuid of a PV guest is not intercepted
 
 
+_POLICIES = {  # this host, like a Xen built without HVM, has none for HVM guests
+    abi.XEN_SYSCTL_cpu_policy_raw: cpu_policy.NATIVE_POLICY,
+    abi.XEN_SYSCTL_cpu_policy_host: cpu_policy.NATIVE_POLICY,
+    abi.XEN_SYSCTL_cpu_policy_pv_max: cpu_policy.PV_DEFAULT,
+    abi.XEN_SYSCTL_cpu_policy_pv_default: cpu_policy.PV_DEFAULT,
+}
+
+
+def _get_cpu_policy(v: VCpu, arg: Any) -> Mapping[str, Any]:
+    if arg.rsvd or arg.index > abi.XEN_SYSCTL_cpu_policy_hvm_default:
+        raise XenError(errno.EINVAL)
+    policy = _POLICIES.get(arg.index)
+    if policy is None:
+        raise XenError(errno.EOPNOTSUPP)
+    leaves, msrs = cpu_policy.packed_leaves(policy), cpu_policy.packed_msrs()
+    return {
+        "nr_leaves": cpu_policy.copy_out(v.copy_out, arg.leaves, arg.nr_leaves, leaves, cpu_policy.MAX_LEAVES),
+        "nr_msrs": cpu_policy.copy_out(v.copy_out, arg.msrs, arg.nr_msrs, msrs, len(cpu_policy.MSRS)),
+    }
+
+
 _OPERATIONS: dict[int, Op] = {
     abi.XEN_SYSCTL_readconsole: Op("readconsole", _readconsole),
     abi.XEN_SYSCTL_physinfo: Op("physinfo", _physinfo),
@@ -184,5 +207,6 @@ _OPERATIONS: dict[int, Op] = {
     abi.XEN_SYSCTL_cputopoinfo: Op("cputopoinfo", _cputopoinfo),
     abi.XEN_SYSCTL_numainfo: Op("numainfo", _numainfo),
     abi.XEN_SYSCTL_cpupool_op: Op("cpupool_op", _cpupool_op),
+    abi.XEN_SYSCTL_get_cpu_policy: Op("cpu_policy", _get_cpu_policy),
     abi.XEN_SYSCTL_get_cpu_levelling_caps: Op("cpu_levelling_caps", _cpu_levelling_caps),
 }

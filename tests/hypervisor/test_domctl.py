@@ -44,6 +44,7 @@ class Lab:
         cmd: str | int,
         domid: int,
         variant: str = "",
+        /,
         api: Native | None = None,
         version: int | None = None,
         **fields: Any,
@@ -60,7 +61,7 @@ class Lab:
         result = api.hypercall(xen.HYPERVISOR_domctl, va)
         return result, abi.xen_domctl.unpack(api.read(va, len(data)))
 
-    def errno(self, cmd: str | int, domid: int, variant: str = "", **fields: Any) -> int:
+    def errno(self, cmd: str | int, domid: int, variant: str = "", /, **fields: Any) -> int:
         """One domctl's result, positive: an errno."""
         return -self.raw(cmd, domid, variant, **fields)[0]
 
@@ -290,6 +291,27 @@ def test_sysctl(lab: Lab) -> None:
     assert lab.sysctl("numainfo", "numainfo")[1].num_nodes == 1
     assert lab.sysctl("cputopoinfo", "cputopoinfo")[1].num_cpus == 1
     assert lab.sysctl("perfc_op", "pad")[0] == -errno.ENOSYS
+
+
+def test_cpu_pools_and_weights(lab: Lab) -> None:
+    """As the real Xen 4.17 answers the guest `measure`, which makes the same mistakes (bench/measure_costs.py)."""
+    pool = {"op": sysctl_abi.XEN_SYSCTL_CPUPOOL_OP_MOVEDOMAIN, "domid": 9}
+    assert lab.sysctl("cpupool_op", "cpupool_op", **pool)[0] == 0
+    for change, error in (
+        ({"cpupool_id": 1}, errno.ENOENT),
+        ({"domid": 999}, errno.ESRCH),
+        ({"domid": 0}, errno.EPERM),
+    ):
+        assert lab.sysctl("cpupool_op", "cpupool_op", **{**pool, **change})[0] == -error
+    info = {"op": sysctl_abi.XEN_SYSCTL_CPUPOOL_OP_INFO}
+    credit2 = lab.sysctl("cpupool_op", "cpupool_op", **info)[1].sched_id
+    get = {"sched_id": credit2, "cmd": abi.XEN_DOMCTL_SCHEDOP_getinfo}
+    put = {"sched_id": credit2, "cmd": abi.XEN_DOMCTL_SCHEDOP_putinfo}
+    assert lab.errno("scheduler_op", 9, "scheduler_op", **put, u={"credit2": {"weight": 512}}) == 0
+    assert lab.errno("scheduler_op", 9, "scheduler_op", **put, u={"credit2": {"weight": 0}}) == 0
+    assert lab.raw("scheduler_op", 9, "scheduler_op", **get)[1].u.scheduler_op.u.credit2.weight == 512
+    for change in ({"sched_id": 5}, {"cmd": 7}):
+        assert lab.errno("scheduler_op", 9, "scheduler_op", **{**get, **change}) == errno.EINVAL
 
 
 def test_readconsole(lab: Lab) -> None:
