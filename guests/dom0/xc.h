@@ -24,7 +24,11 @@ int xc_vcpu_setaffinity(u32 domid, u32 vcpu, u64 cpus);
 int xc_domain_setmaxmem(u32 domid, u64 kib);
 int xc_domain_sethandle(u32 domid, const u8 handle[16]); /* its UUID */
 int xc_domain_set_tsc_info(u32 domid, u32 mode);
-int xc_cpuid_apply_policy(u32 domid);
+int xc_cpuid_apply_policy(u32 domid); /* what Xen has for PV guests; of 4.8's DOMCTL_set_cpuid, a leaf a call, 4.17 made these two calls */
+int xc_domain_set_memmap_limit(u32 domid, u64 kib);
+struct xc_sched { u32 scheduler; u16 weight, cap; }; /* of credit and credit2 */
+int xc_sched_get(u32 domid, struct xc_sched *s); /* s->scheduler says of which scheduler */
+int xc_sched_set(u32 domid, const struct xc_sched *s);
 int xc_domain_set_address_size(u32 domid, u32 bits);
 int xc_domain_hypercall_init(u32 domid, u64 mfn);
 int xc_domain_getinfo(u32 domid, struct xc_info *info); /* exactly this one: -ESRCH otherwise */
@@ -32,6 +36,9 @@ int xc_domain_getinfo_next(u32 first, struct xc_info *info); /* this one or the 
 s64 xc_domain_getinfolist(u32 first, u32 max, struct xc_info *infos); /* how many were filled in */
 int xc_vcpu_setcontext(u32 domid, u32 vcpu, const void *vcpu_guest_context);
 int xc_physinfo(u32 *cpus, u64 *total_pages, u64 *free_pages); /* cpus is asked once and remembered */
+int xc_cpupool_scheduler(u32 pool, u32 *scheduler); /* XEN_SCHEDULER_..., by the pool's information */
+int xc_cpupool_movedomain(u32 pool, u32 domid);
+int xc_numa_nodes(u32 *nodes);
 int xc_idle_time(u64 *nanoseconds); /* of the first CPU, since Xen started */
 int xc_set_virq_handler(u32 domid, u32 virq);
 int xc_devctl_add(u32 domid, u32 type, u32 devid, u32 backend, u32 grant, u32 port); /* hypercall 41 (noxs) */

@@ -98,6 +98,32 @@ int xc_set_virq_handler(u32 domid, u32 virq)
     return domctl(&c, DOMCTL_set_virq_handler, domid);
 }
 
+int xc_sched_get(u32 domid, struct xc_sched *s)
+{
+    struct domctl c = {.u.scheduler = {s->scheduler, SCHEDULER_getinfo, 0, 0}};
+    int rc = domctl(&c, DOMCTL_scheduler_op, domid);
+    s->weight = c.u.scheduler.weight;
+    s->cap = c.u.scheduler.cap;
+    return rc;
+}
+
+int xc_sched_set(u32 domid, const struct xc_sched *s)
+{
+    struct domctl c = {.u.scheduler = {s->scheduler, SCHEDULER_putinfo, s->weight, s->cap}};
+    return domctl(&c, DOMCTL_scheduler_op, domid);
+}
+
+int xc_cpuid_apply_policy(u32 domid)
+{
+    static struct { u32 leaf, subleaf, words[4]; } leaves[128]; /* more than a policy has room for */
+    struct sysctl s = {SYSCTL_get_cpu_policy, SYSCTL_INTERFACE_VERSION, {.policy = {CPU_POLICY_PV_DEFAULT, COUNT(leaves), 0, 0, leaves, NULL}}};
+    s64 rc = hypercall_sysctl(&s);
+    if (rc)
+        return (int)rc;
+    struct domctl c = {.u.policy = {.nr_leaves = s.u.policy.nr_leaves, .leaves = leaves}};
+    return domctl(&c, DOMCTL_set_cpu_policy, domid);
+}
+
 static void fill(struct xc_info *to, const struct ctl_domaininfo *from)
 {
     *to = (struct xc_info){from->domain, from->flags, from->flags >> DOMINF_shutdownshift & 0xff, from->nr_online_vcpus,
@@ -152,6 +178,37 @@ int xc_physinfo(u32 *cpus, u64 *total_pages, u64 *free_pages)
     if (free_pages)
         *free_pages = s.u.physinfo.free_pages;
     return 0;
+}
+
+static int cpupool(struct sysctl *s, u32 op)
+{
+    s->cmd = SYSCTL_cpupool_op;
+    s->interface_version = SYSCTL_INTERFACE_VERSION;
+    s->u.pool.op = op;
+    return (int)hypercall_sysctl(s);
+}
+
+int xc_cpupool_scheduler(u32 pool, u32 *scheduler)
+{
+    u64 cpus[8];
+    struct sysctl s = {.u.pool = {.pool = pool, .cpus = {cpus, sizeof cpus * 8}}};
+    int rc = cpupool(&s, CPUPOOL_INFO);
+    *scheduler = s.u.pool.sched_id;
+    return rc ? rc : s.u.pool.pool == pool ? 0 : -ENOENT; /* Xen answers for the next one */
+}
+
+int xc_cpupool_movedomain(u32 pool, u32 domid)
+{
+    struct sysctl s = {.u.pool = {.pool = pool, .domid = domid}};
+    return cpupool(&s, CPUPOOL_MOVEDOMAIN);
+}
+
+int xc_numa_nodes(u32 *nodes)
+{
+    struct sysctl s = {SYSCTL_numainfo, SYSCTL_INTERFACE_VERSION, {.numa = {0, NULL, NULL}}};
+    s64 rc = hypercall_sysctl(&s);
+    *nodes = s.u.numa.nodes;
+    return (int)rc;
 }
 
 int xc_idle_time(u64 *nanoseconds)

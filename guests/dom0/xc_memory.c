@@ -3,7 +3,7 @@
 
 /* A window of addresses for foreign frames. Mappings are given back in the reverse order, as a stack. */
 #define FOREIGN_AREA 0x48000000000UL
-enum { FOREIGN_PAGES = 16384, BATCH = 512 };
+enum { FOREIGN_PAGES = 16384, BATCH = 512, E820_RAM = 1 };
 static u64 used, with_tables;
 int xc_errno;
 
@@ -24,6 +24,13 @@ int xc_claim_pages(u32 domid, u64 pages)
 {
     struct memory_reservation r = {NULL, pages, 0, 0, (u16)domid};
     return (int)hypercall_memory_op(XENMEM_claim_pages, &r);
+}
+
+int xc_domain_set_memmap_limit(u32 domid, u64 kib)
+{
+    struct { u64 address, size; u32 type; } __attribute__((packed)) ram = {0, kib << 10, E820_RAM};
+    struct { u16 domid; struct memory_map map; } m = {(u16)domid, {1, &ram}};
+    return (int)hypercall_memory_op(XENMEM_set_memory_map, &m);
 }
 
 /* Write the entries for [va, va + n pages) in as few calls as they need, each with a flush of the old ones. */

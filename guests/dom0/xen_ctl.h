@@ -5,9 +5,14 @@
 #define DOMCTL_INTERFACE_VERSION 0x15
 #define SYSCTL_INTERFACE_VERSION 0x15
 enum { DOMCTL_createdomain = 1, DOMCTL_destroydomain = 2, DOMCTL_pausedomain = 3, DOMCTL_unpausedomain = 4, DOMCTL_getdomaininfo = 5,
-       DOMCTL_setvcpuaffinity = 9, DOMCTL_max_mem = 11, DOMCTL_setvcpucontext = 12, DOMCTL_max_vcpus = 15, DOMCTL_setdomainhandle = 17, DOMCTL_hypercall_init = 22,
-       DOMCTL_set_address_size = 35, DOMCTL_settscinfo = 60, DOMCTL_set_virq_handler = 66 };
-enum { SYSCTL_physinfo = 3, SYSCTL_getdomaininfolist = 6, SYSCTL_getcpuinfo = 8 };
+       DOMCTL_setvcpuaffinity = 9, DOMCTL_max_mem = 11, DOMCTL_setvcpucontext = 12, DOMCTL_max_vcpus = 15, DOMCTL_scheduler_op = 16,
+       DOMCTL_setdomainhandle = 17, DOMCTL_hypercall_init = 22, DOMCTL_set_address_size = 35, DOMCTL_settscinfo = 60, DOMCTL_set_virq_handler = 66,
+       DOMCTL_set_cpu_policy = 83 };
+enum { SYSCTL_physinfo = 3, SYSCTL_getdomaininfolist = 6, SYSCTL_getcpuinfo = 8, SYSCTL_numainfo = 17, SYSCTL_cpupool_op = 18,
+       SYSCTL_get_cpu_policy = 29 };
+enum { CPUPOOL_INFO = 3, CPUPOOL_MOVEDOMAIN = 6 };
+enum { SCHEDULER_putinfo, SCHEDULER_getinfo };
+#define CPU_POLICY_PV_DEFAULT 4U
 enum { DOMINF_dying = 1, DOMINF_shutdown = 4, DOMINF_paused = 8, DOMINF_blocked = 16, DOMINF_running = 32, DOMINF_shutdownshift = 16 };
 #define CDF_xs_domain (1U << 4)
 #define VCPUAFFINITY_HARD 1U
@@ -44,6 +49,8 @@ struct domctl {
         struct { u32 mode, khz, incarnation, pad; u64 elapsed; } tsc;
         struct { u32 bits; } address_size;
         struct { u32 virq; } virq;
+        struct { u32 sched_id, cmd; u16 weight, cap; } scheduler; /* of credit and credit2 */
+        struct { u32 nr_leaves, nr_msrs; const void *leaves, *msrs; u32 err_leaf, err_subleaf, err_msr; } policy;
         u8 room[128];
     } u;
 };
@@ -56,6 +63,9 @@ struct sysctl {
             u32 hw_cap[8];
         } physinfo;
         struct { u16 first; u32 max; struct ctl_domaininfo *buffer; u32 num; } infos;
+        struct { u32 nodes; struct ctl_meminfo { u64 size, free; } *memory; u32 *distance; } numa;
+        struct { u32 op, pool, sched_id, domid, cpu, domains; struct ctl_bitmap cpus; } pool;
+        struct { u32 index, nr_leaves, nr_msrs, reserved; void *leaves, *msrs; } policy;
         struct { u32 max; u64 *idle; u32 num; } cpus; /* one struct xen_sysctl_cpuinfo a CPU: its idle time */
         u8 room[128];
     } u;

@@ -33,6 +33,8 @@ static int domain(struct guest *g)
         return guest_fail(g, rc, "the host cannot take another domain");
     g->built = true;
     g->dom.domid = g->domid;
+    if ((rc = xc_cpupool_movedomain(0, g->domid)))
+        return guest_fail(g, rc, "its CPU pool does not take it");
     return 0;
 }
 
@@ -50,7 +52,7 @@ static int limits(struct guest *g)
         return guest_fail(g, rc, "its limits cannot be set");
     if ((store = xc_evtchn_alloc_unbound(g->domid, store_domid)) < 0 || (console = xc_evtchn_alloc_unbound(g->domid, 0)) < 0)
         return guest_fail(g, (int)(store < 0 ? store : console), "no event channels for its store and its console");
-    if ((rc = xc_domain_set_tsc_info(g->domid, 0)))
+    if ((rc = xc_domain_set_memmap_limit(g->domid, g->config.maxmem_kib + SLACK_KIB)) || (rc = xc_domain_set_tsc_info(g->domid, 0)))
         return guest_fail(g, rc, "its limits cannot be set");
     d->vcpus = g->config.maxvcpus;
     d->pages = g->config.memory_kib / (PAGE_SIZE >> 10);

@@ -29,9 +29,9 @@ static const struct message make_end[] = {
 };
 static const struct message device_model_version[] = {WRITE("$l/dm-version", "qemu_xen")};
 static const struct message build_pre[] = {
-    READ("/local/pool/0/name"), READ("/tool/xenstored/domid"), READ("/tool/xenconsoled/domid"),
+    READ("/tool/xenstored/domid"), READ("/tool/xenconsoled/domid"),
 };
-static const struct message build_post_before[] = {READ("/local/pool/0/name"), DOMAIN_PATH("$d"), READ("$h/vm")};
+static const struct message build_post_before[] = {DOMAIN_PATH("$d"), READ("$h/vm")};
 static const struct message build_post_nodes[] = {
     WRITE("$h/memory/static-max", "$M"), WRITE("$h/memory/target", "$T"), WRITE("$h/memory/videoram", "0"), WRITE("$h/domid", "$d"),
     WRITE("$h/store/port", "$P"), WRITE("$h/store/ring-ref", "$R"),
@@ -172,12 +172,40 @@ int xl_domain_forget(struct guest *g)
     return STORE_SEND(&s, forget);
 }
 
+/* The pool of a domain, as libxl looks it up wherever it needs its CPUs or its scheduler: libxl__domain_cpupool, libxl_cpupool_info. */
+static int pool_of(struct scope *s, u32 *scheduler)
+{
+    static const struct message name[] = {READ("/local/pool/0/name")};
+    struct xc_info info;
+    struct guest *g = s->guest;
+    int rc = xc_domain_getinfo(g->domid, &info);
+    if (rc || (rc = xc_cpupool_scheduler(0, scheduler)))
+        return guest_fail(g, rc, "its CPU pool does not tell of itself");
+    return STORE_SEND(s, name);
+}
+
+/* numa_place_domain: there is nothing to choose on a host of one node, and no other is known here. */
 int xl_build_pre(struct guest *g)
 {
+    u32 scheduler, nodes;
     struct scope s;
     scope_open(&s, g);
-    int rc = STORE_SEND(&s, build_pre);
+    int rc = pool_of(&s, &scheduler);
+    if (!rc && (rc = xc_numa_nodes(&nodes)))
+        return guest_fail(g, rc, "Xen does not tell of its nodes");
+    if (!rc)
+        rc = STORE_SEND(&s, build_pre);
     return rc ? guest_fail(g, rc, "the store does not answer") : 0;
+}
+
+/* libxl_domain_sched_params_set: no file here asks for a weight, so that what it has is set again. */
+static int schedule(struct scope *s)
+{
+    struct xc_sched sched;
+    int rc = pool_of(s, &sched.scheduler);
+    if (!rc && ((rc = xc_sched_get(s->guest->domid, &sched)) || (rc = xc_sched_set(s->guest->domid, &sched))))
+        return guest_fail(s->guest, rc, "its weight cannot be set");
+    return rc;
 }
 
 static int build_nodes(struct scope *s)
@@ -210,7 +238,11 @@ int xl_build_post(struct guest *g)
     scope_word(&s, 'P', "%u", g->dom.store_port);
     scope_word(&s, 'R', "%lu", g->dom.store_mfn);
     scope_word(&s, 'S', "%lu.%02u", seconds, nanoseconds / 10000000);
-    int rc = STORE_SEND(&s, build_post_before);
+    int rc = schedule(&s);
+    if (!rc && (rc = xc_cpuid_apply_policy(g->domid)))
+        return guest_fail(g, rc, "Xen refuses what it is to know of its CPU");
+    if (!rc)
+        rc = STORE_SEND(&s, build_post_before);
     if (!rc)
         rc = store_transact(&s, build_nodes);
     if (!rc)

@@ -98,6 +98,26 @@ def test_one_creation_sends_what_the_original_does(design: str, file: str) -> No
         others += 1
 
 
+RESERVED = "domain_create domain_max_vcpus physinfo domain_setmaxmem domain_set_tsc_info"
+CALLS = {
+    "xl": """
+        physinfo domain_create cpupool_movedomain domain_max_vcpus domain_getinfo cpupool_info numainfo domain_setmaxmem
+        evtchn_alloc_unbound evtchn_alloc_unbound domain_set_memmap_limit domain_set_tsc_info memory claim_pages kernel
+        boot domain_getinfo cpupool_info sched_get sched_set cpuid_apply_policy domain_getinfo domain_unpause""",
+    "chaos-xs": f"{RESERVED} evtchn_alloc_unbound evtchn_alloc_unbound memory claim_pages kernel boot domain_unpause",
+    "chaos-noxs": f"{RESERVED} memory claim_pages noxs_create devctl_add kernel boot domain_unpause",
+}
+
+
+@pytest.mark.parametrize("design", CALLS)
+def test_xen_is_asked_what_the_original_asks_in_its_order(design: str) -> None:
+    """libxl 4.8.1 and libh2, by the reference's lists; `memory`, `kernel` and `boot` are libxc's domain builder."""
+    dom0 = made(design)
+    dom0.calls.clear()
+    created(dom0, "plain.cfg", "g")
+    assert [name for name, *_ in dom0.calls if name != "thread"] == CALLS[design].split()
+
+
 @pytest.mark.parametrize(
     ("file", "fixed", "a_domain", "a_disk"), [("plain.cfg", 112, 3, 0), ("vif.cfg", 182, 3, 0), ("vbd.cfg", 255, 3, 2)]
 )

@@ -155,6 +155,13 @@ int xc_physinfo(u32 *cpus, u64 *total, u64 *left)
         *left = 1UL << 19;
     return (int)call("physinfo", 0, 0, 0);
 }
+int xc_cpuid_apply_policy(u32 domid) { return (int)call("cpuid_apply_policy", domid, 0, 0); }
+int xc_domain_set_memmap_limit(u32 domid, u64 kib) { return (int)call("domain_set_memmap_limit", domid, kib, 0); }
+int xc_sched_get(u32 domid, struct xc_sched *s) { s->weight = 256; s->cap = 0; return (int)call("sched_get", domid, s->scheduler, 0); }
+int xc_sched_set(u32 domid, const struct xc_sched *s) { return (int)call("sched_set", domid, s->scheduler, s->weight); }
+int xc_cpupool_scheduler(u32 pool, u32 *scheduler) { *scheduler = 6; return (int)call("cpupool_info", pool, 0, 0); }
+int xc_cpupool_movedomain(u32 pool, u32 domid) { return (int)call("cpupool_movedomain", pool, domid, 0); }
+int xc_numa_nodes(u32 *nodes) { *nodes = 1; return (int)call("numainfo", 0, 0, 0); }
 s64 xc_evtchn_alloc_unbound(u32 domid, u32 remote) { return call("evtchn_alloc_unbound", domid, remote, 0); }
 int xc_claim_pages(u32 domid, u64 pages) { return (int)call("claim_pages", domid, pages, 0); }
 int xc_decrease_reservation(u32 domid, u64 n, const u64 *frames) { (void)frames; return (int)call("decrease_reservation", domid, n, 0); }
