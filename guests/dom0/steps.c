@@ -29,6 +29,8 @@ int step_reserve(struct guest *g, bool console, bool store)
         return guest_fail(g, rc, "it cannot have so many vCPUs");
     if ((rc = limit(g)) || (rc = xc_domain_set_tsc_info(g->domid, 0)))
         return guest_fail(g, rc, "its limits cannot be set");
+    if ((rc = xc_cpuid_apply_policy(g->domid)))
+        return guest_fail(g, rc, "Xen refuses what it is to know of its CPU");
     if (store) {
         s64 port = xc_evtchn_alloc_unbound(g->domid, store_domid);
         if (port < 0)

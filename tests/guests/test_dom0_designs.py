@@ -98,7 +98,7 @@ def test_one_creation_sends_what_the_original_does(design: str, file: str) -> No
         others += 1
 
 
-RESERVED = "domain_create domain_max_vcpus physinfo domain_setmaxmem domain_set_tsc_info"
+RESERVED = "domain_create domain_max_vcpus physinfo domain_setmaxmem domain_set_tsc_info cpuid_apply_policy"
 CALLS = {
     "xl": """
         physinfo domain_create cpupool_movedomain domain_max_vcpus domain_getinfo cpupool_info numainfo domain_setmaxmem
