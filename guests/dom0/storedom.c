@@ -94,7 +94,7 @@ static int store(u32 n, char **words)
         return 0;
     }
     if (n == 1 || (strcmp(words[1], "c") && strcmp(words[1], "o")))
-        return failure(0, "which design: c (copies, one generation) or o (shared trees, replay)?");
+        return failure(0, "which design: c (copies, one generation) or o (shared trees, merged or replayed)?");
     if (n > 2 && (!number_of(words[2], &mib) || mib < MEMORY_LEAST || mib > MEMORY_MOST))
         return failure(0, "its memory is to be from %d to %d MiB", MEMORY_LEAST, MEMORY_MOST);
     if (!image)

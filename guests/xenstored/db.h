@@ -27,6 +27,10 @@ struct db_kind {
     bool (*set)(struct db *d, const char *path, const struct entry *e); /* permissions, value and generation of one that is there */
     bool (*ready)(struct db *d, const char *path);  /* to remove the node: after this it needs no memory */
     void (*remove)(struct db *d, const char *path, u64 generation); /* its parent gets the generation */
+    /* For merging, `shared` only: whether what is at the path, and who may do what above it, is in both the same one; put what `from`
+     * has there in its place. */
+    bool (*same)(struct db *a, struct db *b, const char *path);
+    bool (*graft)(struct db *d, const char *path, struct db *from);
 };
 extern const struct db_kind db_flat, db_shared;
 void *store_memory(u64 size); /* zeroed; NULL: there is none */

@@ -351,4 +351,4 @@ static void flat_remove(struct db *d, const char *path, u64 generation)
     r->generation = generation;
 }
 
-const struct db_kind db_flat = {false, flat_make, flat_copy, flat_drop, flat_find, flat_names, flat_add, flat_set, flat_ready, flat_remove};
+const struct db_kind db_flat = {false, flat_make, flat_copy, flat_drop, flat_find, flat_names, flat_add, flat_set, flat_ready, flat_remove, NULL, NULL};

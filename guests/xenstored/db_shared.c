@@ -262,4 +262,39 @@ static void shared_remove(struct db *d, const char *path, u64 generation)
         parent->kids[i] = parent->kids[i + 1];
 }
 
-const struct db_kind db_shared = {true, shared_make, shared_copy, shared_drop, shared_find, shared_names, shared_add, shared_set, shared_ready, shared_remove};
+static bool shared_same(struct db *a, struct db *b, const char *path)
+{
+    struct node *n = a->root, *m = b->root;
+    const char *name;
+    u64 length;
+    u32 i, j;
+    while (n != m) {
+        if (!(length = part(&path, &name)) || n->nperms != m->nperms || memcmp(n->perms, m->perms, n->nperms * sizeof *n->perms))
+            return false;
+        bool there = search(n, name, length, &i);
+        if (search(m, name, length, &j) != there)
+            return false;
+        if (!there) /* a transaction has made it, below what it is known to have changed */
+            return !part(&path, &name);
+        n = n->kids[i];
+        m = m->kids[j];
+    }
+    return true;
+}
+
+static bool shared_graft(struct db *d, const char *path, struct db *from)
+{
+    struct node *new = node_at(from->root, path), *parent = own_at(d, path, 1, &path);
+    const char *name;
+    u32 at;
+    u64 length = part(&path, &name);
+    if (!parent)
+        return false;
+    search(parent, name, length, &at);
+    new->refs++;
+    node_drop(parent->kids[at]);
+    parent->kids[at] = new;
+    return true;
+}
+
+const struct db_kind db_shared = {true, shared_make, shared_copy, shared_drop, shared_find, shared_names, shared_add, shared_set, shared_ready, shared_remove, shared_same, shared_graft};

@@ -6,6 +6,8 @@ struct conn *conns;
 static struct conn **conns_end = &conns, *by_domid[HASH];
 static u32 incarnations[DOMIDS]; /* how many bearers of a number have gone */
 
+u32 lives;
+
 u32 incarnation(u32 domid)
 {
     return domid < DOMIDS ? incarnations[domid] : 0;
@@ -35,6 +37,7 @@ struct conn *conn_new(u32 domid)
     by_domid[domid % HASH] = c;
     *conns_end = c;
     conns_end = &c->next;
+    lives++;
     return c;
 }
 
@@ -91,6 +94,7 @@ int domain_gone(struct conn *gone)
             return ENOMEM;
     }
     incarnations[domid]++;
+    lives++;
     for (u32 i = 0; i < COUNT(specials); i++) {
         struct special *s = &specials[i];
         u32 n = 1;
@@ -102,8 +106,10 @@ int domain_gone(struct conn *gone)
         s->nperms = n;
     }
     for (struct conn *c = conns; c; c = c->next)
-        if (c->target == domid)
+        if (c->target == domid) {
             c->target = ~0U;
+            transactions_whole(c);
+        }
     link_close(gone);
     conn_drop(gone);
     fire_special("@releaseDomain", domid);
@@ -195,6 +201,7 @@ int do_set_target(struct work *k)
     struct conn *c = domid ? conn_of(domid) : NULL;
     if (!c || !target || !conn_of(target))
         return ENOENT;
+    transactions_whole(c);
     c->target = target;
     c->target_incarnation = incarnation(target);
     answer(k, "OK");

@@ -2,8 +2,8 @@
  * it: `mode=c` or `mode=o` (the store's design), `dom0-ref=N dom0-port=N` (dom0's ring page and port, granted to us).
  *
  * Mode c is C xenstored's design of Xen 4.8: a transaction copies the whole store and fails if anything changed meanwhile; a change
- * asks every watch. Mode o is oxenstored's: a transaction shares the tree, and is replayed on the new one when that has changed;
- * a change asks the watches of its path and above.
+ * asks every watch. Mode o is oxenstored's: a transaction shares the tree, and is merged, or replayed on the new one, when that has
+ * changed; a change finds the watches of its path in a trie.
  */
 #include "store.h"
 

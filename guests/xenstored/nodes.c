@@ -94,6 +94,7 @@ static int why_missing(struct work *k, const char *path, u32 need)
 {
     static char above[ABS_PATH_MAX + 1];
     struct entry e = nearest(k, path, above);
+    touched(k, READS, above);
     return rights_of(&e, k->conn) & need ? ENOENT : EACCES;
 }
 
@@ -101,6 +102,7 @@ static int get(struct work *k, const char *path, u32 need, struct entry *e)
 {
     if (!db->find(*k->db, path, e))
         return why_missing(k, path, need);
+    touched(k, READS, path);
     return (rights_of(e, k->conn) & need) == need ? 0 : EACCES;
 }
 
@@ -160,6 +162,8 @@ int do_directory_part(struct work *k)
     char *names = store_memory(e.names + 1UL), *reply = (char *)k->reply;
     if (!names)
         return ENOMEM;
+    if (k->t)
+        k->t->whole = true; /* it is told a generation */
     db->names(*k->db, path, names);
     u32 start = (u32)snprintf(reply, 24, "%lu", e.generation) + 1, room = PAYLOAD_MAX - start - 1, n = offset < e.names ? e.names - offset : 0;
     bool all = n <= room;
@@ -201,6 +205,7 @@ static int make(struct work *k, const char *value, u32 length)
     static struct perm perms[PERMS_MOST];
     struct conn *c = k->conn;
     struct entry e = nearest(k, path, above), new = {perms, NULL, e.nperms, 0, 0, 0};
+    touched(k, WRITES, above);
     if (!(rights_of(&e, c) & PERM_WRITE))
         return EACCES;
     u64 from = above[1] ? strlen(above) : 0, n = strlen(path);
@@ -258,6 +263,7 @@ int do_write(struct work *k)
             answer(k, "OK");
         return rc;
     }
+    touched(k, WRITES, path);
     if (!(rights_of(&e, k->conn) & PERM_WRITE))
         return EACCES;
     e.value = (const u8 *)given + skip;
@@ -279,7 +285,12 @@ int do_mkdir(struct work *k)
     int rc = resolve(k, only_string(k));
     if (rc)
         return rc;
-    rc = !db->find(*k->db, path, &e) ? make(k, NULL, 0) : rights_of(&e, k->conn) & PERM_WRITE ? 0 : EACCES;
+    if (!db->find(*k->db, path, &e))
+        rc = make(k, NULL, 0);
+    else {
+        touched(k, READS, path);
+        rc = rights_of(&e, k->conn) & PERM_WRITE ? 0 : EACCES;
+    }
     if (!rc)
         answer(k, "OK");
     return rc;
@@ -358,6 +369,8 @@ int do_rm(struct work *k)
     if (rc)
         return rc;
     if (db->find(*k->db, path, &e)) {
+        parent(path, above);
+        touched(k, WRITES, path[1] ? above : path);
         if (!(rights_of(&e, k->conn) & PERM_WRITE))
             return EACCES;
         if (!path[1])
@@ -521,6 +534,7 @@ int do_set_perms(struct work *k)
     e.nperms = n;
     if (too_big(k, size_of(&e)))
         return ENOSPC;
+    touched(k, WRITES, path);
     e.generation = generation + 1;
     struct owner *named = NULL;
     if (!own_ready(k, old->domid) || !own_ready(k, perms->domid) || !note(k, PERMISSIONS, path) || (k->t && !(named = store_memory(sizeof *named))))

@@ -199,8 +199,8 @@ void answer(struct work *k, const char *text)
 static int do_control(struct work *k)
 {
     const struct counters *c = &counters;
-    k->replied = (u32)snprintf((char *)k->reply, PAYLOAD_MAX, "mode %c, %lu requests, %lu transactions, %lu commits, %lu conflicts, %lu nodes, %lu KiB free",
-                               copies ? 'c' : 'o', c->requests, c->transactions, c->commits, c->conflicts, c->nodes, heap_free() >> 10) + 1;
+    k->replied = (u32)snprintf((char *)k->reply, PAYLOAD_MAX, "mode %c, %lu requests, %lu transactions, %lu commits (%lu merged, %lu replayed), %lu conflicts, %lu nodes, %lu KiB free",
+                               copies ? 'c' : 'o', c->requests, c->transactions, c->commits, c->merged, c->replayed, c->conflicts, c->nodes, heap_free() >> 10) + 1;
     return 0;
 }
 

@@ -12,15 +12,20 @@ enum { XS_IS_DOMAIN_INTRODUCED = 17, XS_RESUME, XS_SET_TARGET, XS_RESET_WATCHES 
 enum { SHORT_REPLY = 24 }; /* longer than an error's name, "OK" and a transaction's number */
 
 struct out { struct out *next; u32 size, sent; u8 data[]; }; /* a message on its way */
-struct watch { struct watch *next, *next_same; struct conn *conn; char *path, *token; u32 length, base, depth; }; /* base: bytes not told */
-struct operation { struct operation *next; u32 type, length, answer; u8 body[]; }; /* answer: a hash of what was said */
+struct spot;
+struct watch { struct watch *next, *next_same; struct spot *spot; struct conn *conn; char *path, *token; u32 length, base, depth; }; /* base: bytes not told */
+struct operation { struct operation *next; u32 type, length, replied; int rc; u8 *answer, body[]; }; /* answer: NULL: "OK", or nothing */
 struct owner { struct owner *next; u32 domid, incarnation; s32 nodes; bool named; };
 struct transaction {
     struct transaction *next;
     u32 id, touched;
     bool failed;               /* over its quota: it cannot be committed */
     u64 version;               /* of the store when it began */
-    struct db *db;
+    struct db *db, *base;      /* base: the store when it began. Design o only, like all that is for merging */
+    char *low[2];              /* what all that it read, and all that it wrote, is at or below; NULL: nothing */
+    u32 owned, lives;          /* by its domain; of all domains */
+    bool whole;                /* only all of it together can be done again: it is not merged */
+    bool forgotten;            /* there was no memory for an answer: it cannot be done again */
     struct operation *operations, **operations_end;
     struct change *changes, **changes_end;
     struct owner *owners;      /* whose nodes it made more or fewer, and for whom SET_PERMS made some */
@@ -67,7 +72,7 @@ extern bool copies;              /* db_flat, and with it: any change in between 
 extern struct db *tree;
 extern u64 version, generation;  /* of the tree: every change; of nodes: a number that none has had */
 extern struct conn *conns;
-extern struct counters { u64 requests, transactions, commits, conflicts, nodes, lost; } counters; /* lost: events that there was no memory for */
+extern struct counters { u64 requests, transactions, commits, merged, replayed, conflicts, nodes, lost; } counters; /* lost: events that there was no memory for */
 void store_init(bool as_copies);
 void store_request(struct conn *c, const struct xsd_sockmsg *h, u8 *body); /* body has room for a NUL behind it */
 bool store_accepts(const struct conn *c);
@@ -103,9 +108,19 @@ void watches_drop(struct conn *c);
 extern struct special { const char *name; u32 nperms; struct perm perms[64]; } specials[2];
 struct special *special_of(const char *name);
 
+/* watch_trie.c: design o's watches by path */
+typedef void (*watch_visitor)(struct watch *w, const char *path, void *arg);
+bool trie_add(struct watch *w);
+void trie_remove(struct watch *w);
+void trie_above(const char *path, watch_visitor visit, void *arg); /* those at the path and above it */
+void trie_below(const char *path, void (*visit)(struct watch *first, void *arg), void *arg); /* every watched path below, from below up */
+
 /* transactions.c */
 int do_start(struct work *k), do_end(struct work *k);
 void transactions_drop(struct conn *c);
+void transactions_whole(struct conn *c);                          /* of those that are open none is to be merged */
+enum { READS, WRITES };
+void touched(struct work *k, u32 how, const char *path);
 struct operation *operation_new(u32 type, const u8 *body, u32 n);
 void remember(struct work *k, struct operation *o, int rc);
 
@@ -117,5 +132,6 @@ struct conn *conn_of(u32 domid);
 void conn_reset(struct conn *c);
 void domain_shut_down(struct conn *c);
 int domain_gone(struct conn *c); /* ENOMEM: again when there is some */
+extern u32 lives; /* changes with every domain that comes or goes */
 u32 incarnation(u32 domid);
 u32 incarnation_if_exists(u32 domid);

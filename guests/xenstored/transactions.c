@@ -1,5 +1,7 @@
 /* Transactions: a private continuation of the store, and whether it may become everybody's. Design c: only if nothing has changed since
- * it began. Design o: also if all that was done in it would be answered the same now.
+ * it began. Design o: also if nothing has changed at the lowest path that has all that it read, and at that of all that it wrote, which
+ * is merged then; and also if all that was done in it would be answered the same now. (oxenstored: Transaction.commit, Process.
+ * transaction_replay)
  */
 #include "store.h"
 
@@ -28,8 +30,13 @@ static void end(struct conn *c, struct transaction *t)
     c->ntransactions--;
     if (t->db)
         db->drop(t->db);
+    if (t->base)
+        db->drop(t->base);
+    memory_release(t->low[READS]);
+    memory_release(t->low[WRITES]);
     for (struct operation *o = t->operations, *next; o; o = next) {
         next = o->next;
+        memory_release(o->answer);
         memory_release(o);
     }
     changes_drop(t->changes);
@@ -51,10 +58,14 @@ int do_start(struct work *k)
     if (c->domid && c->ntransactions > QUOTA_TRANSACTIONS)
         return ENOSPC;
     struct transaction *t = store_memory(sizeof *t), *other;
-    if (!t || !(t->db = db->copy(tree, !c->domid))) {
+    if (!t || !(t->db = db->copy(tree, !c->domid)) || (!copies && !(t->base = db->copy(tree, true)))) {
+        if (t && t->db)
+            db->drop(t->db);
         memory_release(t);
         return ENOMEM;
     }
+    t->owned = owned(c->domid);
+    t->lives = lives;
     do {
         t->id = c->next_transaction++;
         for (other = c->transactions; other && other->id != t->id;)
@@ -71,9 +82,45 @@ int do_start(struct work *k)
     return 0;
 }
 
-static u32 answer_hash(const struct work *k, int rc)
+void transactions_whole(struct conn *c)
 {
-    return hash((const char *)k->reply, rc ? 0 : k->replied) ^ (u32)rc * 2654435761U;
+    for (struct transaction *t = c->transactions; t; t = t->next)
+        t->whole = true;
+}
+
+/* The path, or as much of it as it has in common with what was touched before. */
+void touched(struct work *k, u32 how, const char *path)
+{
+    if (!k->t || copies || k->again)
+        return;
+    char *low = k->t->low[how];
+    u64 n = strlen(path) + 1, end = 1;
+    if (!low) {
+        if ((low = k->t->low[how] = store_memory(n)))
+            memcpy(low, path, n);
+        else
+            k->t->whole = true;
+        return;
+    }
+    for (n = 1;; n++) {
+        if ((!low[n] || low[n] == '/') && (!path[n] || path[n] == '/'))
+            end = n;
+        if (!low[n] || low[n] != path[n])
+            break;
+    }
+    low[end] = 0;
+}
+
+static bool is_ok(const struct work *k)
+{
+    return k->replied == sizeof "OK" && !memcmp(k->reply, "OK", sizeof "OK");
+}
+
+static bool same_answer(const struct operation *o, const struct work *k, int rc)
+{
+    if (rc || o->rc)
+        return rc == o->rc;
+    return o->replied == k->replied && (o->answer ? !memcmp(o->answer, k->reply, k->replied) : !k->replied || is_ok(k));
 }
 
 /* What is done again if the transaction is overtaken; NULL: no memory. */
@@ -82,14 +129,21 @@ struct operation *operation_new(u32 type, const u8 *body, u32 n)
     struct operation *o = store_memory(sizeof *o + n);
     if (!o)
         return NULL;
-    *o = (struct operation){NULL, type, n, 0};
+    *o = (struct operation){NULL, type, n, 0, 0, NULL};
     memcpy(o->body, body, n);
     return o;
 }
 
 void remember(struct work *k, struct operation *o, int rc)
 {
-    o->answer = answer_hash(k, rc);
+    o->rc = rc;
+    o->replied = k->replied;
+    if (!rc && k->replied && !is_ok(k)) {
+        if ((o->answer = store_memory(k->replied)))
+            memcpy(o->answer, k->reply, k->replied);
+        else
+            k->t->forgotten = true;
+    }
     *k->t->operations_end = o;
     k->t->operations_end = &o->next;
 }
@@ -99,7 +153,7 @@ void remember(struct work *k, struct operation *o, int rc)
 static int replay(struct conn *c, struct transaction *t)
 {
     static u8 body[PAYLOAD_MAX + 1], reply[PAYLOAD_MAX + 1];
-    struct db *now = db->copy(tree, true);
+    struct db *now = t->forgotten ? NULL : db->copy(tree, true);
     int failed = now ? 0 : ENOMEM;
     if (failed)
         return failed;
@@ -115,10 +169,38 @@ static int replay(struct conn *c, struct transaction *t)
         memcpy(body, o->body, o->length);
         body[o->length] = 0;
         int rc = serve(&k, o->type);
-        if (rc == ENOMEM || answer_hash(&k, rc) != o->answer)
+        if (rc == ENOMEM || !same_answer(o, &k, rc))
             failed = rc == ENOMEM ? ENOMEM : EAGAIN;
     }
     return failed;
+}
+
+/* Whether the same would have been answered, and done, for all that it touched is as it was, and so is who may do what with it. Of a
+ * domain's quota, of owners named, nothing may have changed either. */
+static bool can_merge(const struct conn *c, const struct transaction *t)
+{
+    if (t->whole || (c->domid && t->owned != owned(c->domid)))
+        return false;
+    for (struct owner *o = t->owners; o; o = o->next)
+        if (o->named && t->lives != lives)
+            return false;
+    for (u32 how = READS; how <= WRITES; how++)
+        if (t->low[how] && !db->same(t->base, tree, t->low[how]))
+            return false;
+    return true;
+}
+
+static int merge(struct transaction *t)
+{
+    struct db *now = db->copy(tree, true);
+    if (!now || (t->changes && !db->graft(now, t->low[WRITES], t->db))) {
+        if (now)
+            db->drop(now);
+        return ENOMEM;
+    }
+    db->drop(t->db);
+    t->db = now;
+    return 0;
 }
 
 static int commit(struct conn *c, struct transaction *t)
@@ -128,9 +210,14 @@ static int commit(struct conn *c, struct transaction *t)
     for (struct owner *o = t->owners; o; o = o->next)
         if (o->named && o->incarnation != NEVER && o->incarnation != incarnation(o->domid))
             return EAGAIN;
-    int rc = t->version == version ? 0 : copies ? EAGAIN : replay(c, t);
-    if (rc)
-        return rc;
+    if (t->version != version) {
+        bool merges = !copies && can_merge(c, t);
+        int rc = copies ? EAGAIN : merges ? merge(t) : replay(c, t);
+        if (rc)
+            return rc;
+        counters.merged += merges;
+        counters.replayed += !merges;
+    }
     counters.commits++;
     if (!t->changes)
         return 0;

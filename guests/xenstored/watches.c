@@ -1,10 +1,8 @@
-/* Watches: who hears of which change. Design c asks every watch of every connection; design o finds those at the path and above it by
- * hash.
+/* Watches: who hears of which change. Design c asks every watch of every connection; design o finds those at the path, above and below
+ * it (watch_trie.c).
  */
 #include "store.h"
 
-enum { HASH = 4096 };
-static struct watch *by_path[HASH];
 struct special specials[2] = {{"@introduceDomain", 1, {{0, PERM_NONE, 0}}}, {"@releaseDomain", 1, {{0, PERM_NONE, 0}}}};
 
 /* Those whose right to read, as of now or before, decides who is told. */
@@ -51,7 +49,13 @@ static u32 levels(const char *path, u64 length, const struct watch *w)
     return count;
 }
 
-/* Tell the watches of a path; `exact`: not those above it. */
+static void told_above(struct watch *w, const char *path, void *asked)
+{
+    if ((w->depth == ~0U || levels(path, strlen(path), w) <= w->depth) && hears(w, asked))
+        tell(w, path);
+}
+
+/* Tell the watches of a path; `exact`: not those above it (design c only). */
 static void fire(const char *path, const struct asked *a, bool exact)
 {
     u64 length = strlen(path);
@@ -64,16 +68,7 @@ static void fire(const char *path, const struct asked *a, bool exact)
             }
         return;
     }
-    for (u64 end = length;;) {
-        for (struct watch *w = by_path[hash(path, end) % HASH]; w; w = w->next_same)
-            if (w->length == end && levels(path, length, w) <= w->depth && hears(w, a))
-                tell(w, path);
-        if (exact || end == 1)
-            return;
-        while (end > 1 && path[end - 1] != '/')
-            end--;
-        end = end > 1 ? end - 1 : 1;
-    }
+    trie_above(path, told_above, (void *)a);
 }
 
 static void ask(struct asked *a, struct db *d, const char *path, const struct entry *e)
@@ -92,9 +87,26 @@ static void ask(struct asked *a, struct db *d, const char *path, const struct en
         a->n++;
 }
 
+/* All watches of one path, if there is a node. */
+static void told_below(struct watch *first, void *before)
+{
+    struct entry e;
+    if (!db->find(before, first->path, &e))
+        return;
+    struct asked a = {.n = 0};
+    ask(&a, before, first->path, &e);
+    for (struct watch *w = first; w; w = w->next_same)
+        if (hears(w, &a))
+            tell(w, w->path);
+}
+
 /* Nodes below one that goes are watched, too: each is told of by its own name, children before parents. */
 static void fire_lost(struct db *d, const char *path)
 {
+    if (!copies) {
+        trie_below(path, told_below, d);
+        return;
+    }
     struct change *list = subtree(d, path);
     counters.lost += !list;
     for (struct change *c = list, *next; c; c = next) {
@@ -230,17 +242,18 @@ int do_watch(struct work *k)
     if (c->domid && c->nwatches > QUOTA_WATCHES)
         return E2BIG;
     u64 n = strlen(path) + 1, t = strlen(token) + 1;
-    struct watch *w = store_memory(sizeof *w + n + t), **same = &by_path[hash(path, n - 1) % HASH];
+    struct watch *w = store_memory(sizeof *w + n + t);
     if (!w)
         return ENOMEM;
-    *w = (struct watch){NULL, NULL, c, (char *)(w + 1), (char *)(w + 1) + n, (u32)(n - 1), 0, depth};
+    *w = (struct watch){NULL, NULL, NULL, c, (char *)(w + 1), (char *)(w + 1) + n, (u32)(n - 1), 0, depth};
     if (given[0] != '/' && given[0] != '@')
         w->base = (u32)(n - 1 - strlen(given) - 1); /* without the / between */
     memcpy(w->path, path, n);
     memcpy(w->token, token, t);
-    while (*same)
-        same = &(*same)->next_same;
-    *same = w;
+    if (!copies && path[0] == '/' && !trie_add(w)) {
+        memory_release(w);
+        return ENOMEM;
+    }
     *c->watches_end = w;
     c->watches_end = &w->next;
     c->nwatches++;
@@ -261,10 +274,8 @@ static void unwatch(struct watch *w)
         at = &(*at)->next;
     if (!(*at = w->next))
         w->conn->watches_end = at;
-    at = &by_path[hash(w->path, strlen(w->path)) % HASH];
-    while (*at != w)
-        at = &(*at)->next_same;
-    *at = w->next_same;
+    if (w->spot)
+        trie_remove(w);
     w->conn->nwatches--;
     memory_release(w);
 }

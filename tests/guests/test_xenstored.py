@@ -3,7 +3,9 @@ same replies and events. Mode c is the core under its GLOBAL conflict rule, mode
 
 from __future__ import annotations
 
+import random
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,6 +154,113 @@ def test_three_stores_say_the_same(three: Pair, sequence: list[Step]) -> None:
         pass
     assert isinstance(three.ours, Checked)
     assert three.compared > 0
+
+
+# --- transactions that are overtaken ---
+
+
+def traffic(rng: random.Random) -> Iterator[Step]:
+    """Three domains with transactions that are open at once, some far from each other and some not."""
+    places = {
+        0: [
+            b"/t/a",
+            b"/t/a/b",
+            b"/t/d",
+            b"/t/d/e/f",
+            b"/local/domain/1/x",
+            b"/local/domain/2/x/y",
+            b"/new/%d" % rng.randrange(9),
+        ],
+        1: [b"x", b"x/y", b"x/y/z", b"w/v", b"/t/a", b"/local/domain/1"],
+        2: [b"x", b"x/y", b"x/y/z", b"w/v", b"/t/a/b", b"/local/domain/2"],
+    }
+    for domid in rng.sample((0, 0, 1, 2), rng.randint(2, 4)):
+        yield domid, Op.TRANSACTION_START, b"\0", None
+    for _ in range(rng.randint(3, 14)):
+        domid = rng.choice((0, 1, 2))
+        op = rng.choice((Op.READ, Op.READ, Op.WRITE, Op.WRITE, Op.MKDIR, Op.RM, Op.DIRECTORY, Op.GET_PERMS))
+        path = rng.choice(places[domid])
+        yield (
+            domid,
+            op,
+            path + b"\0" + (rng.randbytes(2).hex().encode() if op == Op.WRITE else b""),
+            rng.choice((0, 0, 1, None)),
+        )
+    for domid in rng.sample((0, 0, 1, 2), 4):
+        yield domid, Op.TRANSACTION_END, b"T\0", 0
+    for domid in (0, 1, 2):
+        for path in places[domid]:
+            yield domid, Op.READ, path + b"\0", None
+            yield domid, Op.DIRECTORY, path + b"\0", None
+
+
+def test_overtaken_transactions_are_merged_replayed_or_refused() -> None:
+    """The core only replays: where the C store merges, the outcome is the same. Each of the ways is taken often."""
+    ended: Counter[str] = Counter()
+    for seed in range(150):
+        both = started("o")
+        both.step(0, Op.WATCH, b"/\0all\0")
+        both.step(1, Op.WATCH, b"x\0mine\0")
+        for _ in range(3):
+            for domid, op, payload, slot in traffic(rng := random.Random(seed)):
+                both.step(domid, op, payload, slot)
+            seed = rng.randrange(2**32)
+        ended += both.c.ended
+    assert min(ended[how] for how in ("merged", "replayed", "conflicts")) > 50, ended
+    assert ended["commits"] > ended["merged"] + ended["replayed"]
+
+
+@pytest.mark.debian("xen-utils-4.17", "gcc")
+def test_overtaken_transactions_end_as_in_oxenstored(three: Pair) -> None:
+    assert isinstance(three.ours, Checked)
+    before = three.ours.c.ended
+    for seed in range(200):
+        three.restart()
+        try:
+            for domid, op, payload, slot in traffic(random.Random(seed)):
+                three.step(domid, op, payload, slot)
+        except Diverged:
+            pass
+    ended = three.ours.c.ended - before
+    assert min(ended[how] for how in ("merged", "replayed", "conflicts")) > 10, ended
+
+
+WAYS = [
+    # in dom0's transaction; meanwhile, by dom0; how it ends
+    ("nothing else happened", [(Op.WRITE, b"/t/a\0x")], [], {}),
+    ("beside", [(Op.WRITE, b"/t/a\0x"), (Op.READ, b"/t/a/b\0")], [(Op.WRITE, b"/t/d\0y")], {"merged": 1}),
+    ("a node made elsewhere", [(Op.WRITE, b"/t/a/n\0x")], [(Op.MKDIR, b"/t/d/e\0")], {"merged": 1}),
+    ("it only read", [(Op.READ, b"/t/a\0")], [(Op.WRITE, b"/t/d\0y")], {"merged": 1}),
+    ("what was missing still is", [(Op.READ, b"/t/a/n\0")], [(Op.WRITE, b"/t/d\0y")], {"merged": 1}),
+    (
+        "the root is all that is above both",
+        [(Op.WRITE, b"/t/a\0x"), (Op.WRITE, b"/n\0x")],
+        [(Op.WRITE, b"/t/d\0y")],
+        {"replayed": 1},
+    ),
+    ("below what it wrote", [(Op.WRITE, b"/t/a\0x")], [(Op.WRITE, b"/t/a/b\0y")], {"replayed": 1}),
+    ("permissions above", [(Op.WRITE, b"/t/a\0x")], [(Op.SET_PERMS, b"/t\0n0\0r1\0")], {"replayed": 1}),
+    ("a generation is told", [(Op.DIRECTORY_PART, b"/t/a\0000\0")], [(Op.WRITE, b"/t/d\0y")], {"replayed": 1}),
+    ("what it read", [(Op.READ, b"/t/a\0")], [(Op.WRITE, b"/t/a\0y")], {"conflicts": 1}),
+    ("what was missing is made", [(Op.READ, b"/t/n\0")], [(Op.WRITE, b"/t/n\0y")], {"conflicts": 1}),
+]
+
+
+@pytest.mark.parametrize(("name", "inside", "meanwhile", "how"), WAYS, ids=[name for name, *_ in WAYS])
+def test_ways_to_commit(
+    name: str, inside: list[tuple[Op, bytes]], meanwhile: list[tuple[Op, bytes]], how: dict[str, int]
+) -> None:
+    both = started("o")
+    both.step(0, Op.TRANSACTION_START, b"\0")
+    for op, payload in inside:
+        both.step(0, op, payload, 0)
+    for op, payload in meanwhile:
+        both.step(0, op, payload)
+    both.step(0, Op.TRANSACTION_END, b"T\0", 0)
+    ended = both.c.ended
+    assert ended == Counter({"commits": "conflicts" not in how} | how), ended
+    for path in GOOD:
+        both.step(0, Op.READ, path + b"\0")
 
 
 # --- no memory ---

@@ -7,6 +7,7 @@ import functools
 import struct
 import subprocess
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 from pyvmm.images import build
@@ -17,6 +18,7 @@ FLAGS = """
 """.split()
 KERNEL = ("string.c", "printf.c")
 WATCH_EVENT = 15
+ENDS = ("merged", "replayed", "conflicts", "commits")
 
 
 @functools.cache
@@ -44,7 +46,7 @@ class CStore:
             copy.write(library())
             copy.flush()
             self._c = ctypes.CDLL(copy.name)
-        for count in (self._c.harness_in_use, self._c.harness_refused, self._c.harness_lost):
+        for count in (self._c.harness_in_use, self._c.harness_refused, self._c.harness_lost, self._c.harness_ended):
             count.restype = ctypes.c_uint64
         self._c.harness_memory.argtypes = [ctypes.c_uint64]
         self._buffer = ctypes.create_string_buffer(8192)
@@ -64,6 +66,11 @@ class CStore:
     def refused(self) -> int:
         """How often there was no memory since the last call of `memory`."""
         return int(self._c.harness_refused())
+
+    @property
+    def ended(self) -> Counter[str]:
+        """How transactions ended: all commits, and those that had been overtaken."""
+        return Counter({how: int(self._c.harness_ended(n)) for n, how in enumerate(ENDS)})
 
     @property
     def lost(self) -> int:

@@ -37,6 +37,7 @@ int harness_gone(u32 domid) { return domain_gone(conn_of(domid)); }
 void harness_memory(u64 pieces) { until = pieces, refused = 0; }
 u64 harness_refused(void) { return refused; }
 bool harness_accepts(u32 domid) { return store_accepts(conn_of(domid)); }
+u64 harness_ended(u32 how) { return how == 0 ? counters.merged : how == 1 ? counters.replayed : how == 2 ? counters.conflicts : counters.commits; }
 u64 harness_lost(void) { return counters.lost; }
 u32 harness_owned(u32 domid) { return owned(domid); }
 
