@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from pyvmm.hypervisor import lifecycle
+from pyvmm.hypervisor import event_channel, lifecycle
 from pyvmm.machine import Reg
+from pyvmm.xenstore import Op, Packet, Parser
+from pyvmm.xenstore.ring import GuestRing
 
 from .dom0_rig import XENSTORE, Dom0Rig
 
@@ -78,6 +80,92 @@ def destroy(rig: Dom0Rig) -> None:
     """Somebody else's toolstack destroys it."""
     lifecycle.destroy_domain(rig.host.hypervisor.domains[1])
     rig.settle()
+
+
+class Hand:
+    """A domain's ring to the store, used by the test while the domain itself does nothing."""
+
+    def __init__(self, rig: Dom0Rig, domid: int) -> None:
+        self.rig, self.parser = rig, Parser()
+        hv = rig.host.hypervisor
+        self.port = next(p for p in hv.domains[domid].evtchn.ports.values() if p.remote is hv.domains[1])
+        self.pa = 0
+        if domid:
+            self.pa = rig.host.machine.ram.read_u32(hv.domains[domid].grants.entry_pa(1) + 4) << 12
+        else:
+            (mapped,) = (m for m in hv.domains[1].grants.maptrack.values() if m.flags and not m.domain.domid)
+            self.pa = rig.host.machine.ram.read_u32(hv.domains[0].grants.entry_pa(mapped.ref) + 4) << 12
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self.rig.host.machine.ram.read(self.pa + offset, length)
+
+    def write(self, offset: int, data: bytes) -> None:
+        self.rig.host.machine.ram.write(self.pa + offset, data)
+
+    def send(self, op: int, payload: bytes, tx_id: int = 0) -> None:
+        data = Packet(op, 1, tx_id, payload).pack()
+        assert GuestRing(self).send(data) == len(data)
+        (v,) = self.rig.host.hypervisor.domains[1].vcpus
+        event_channel.set_pending(v, self.port.remote_port)
+        self.rig.settle()
+
+    def request(self, op: int, payload: bytes, tx_id: int = 0) -> tuple[int, bytes]:
+        self.send(op, payload, tx_id)
+        packet, data = None, GuestRing(self).receive()
+        while data:
+            missing = self.parser.missing
+            packet, data = self.parser.feed(data[:missing]), data[missing:]
+        assert packet is not None
+        return packet.type, packet.payload
+
+
+MOST = 11  # transactions of a domain at once: xenstored counts beyond its quota of 10
+
+
+@pytest.mark.parametrize("design", ["xl", "chaos-xs"])
+@pytest.mark.parametrize("mode", "co")
+def test_transactions_that_never_end_hold_nobody_up(mode: str, design: str) -> None:
+    """A guest opens as many as it may, writes in each, and ends none: guests are made and destroyed beside it without a
+    conflict; when it is destroyed its transactions are gone and their memory is back."""
+
+    def visit(rig: Dom0Rig, most: int) -> str:
+        domid = rig.create("one.json", "holder")
+        hand = Hand(rig, domid)
+        for n in range(most):
+            kind, answer = hand.request(Op.TRANSACTION_START, b"\0")
+            assert kind == Op.TRANSACTION_START
+            name = b"data/%d\0" % n
+            said = hand.request(Op.WRITE, name + bytes(900), int(answer[:-1]))
+            assert said == (Op.WRITE, b"OK\0")
+        if most:
+            assert hand.request(Op.TRANSACTION_START, b"\0") == (Op.ERROR, b"ENOSPC\0")
+        for n in range(3):
+            rig.create("one.json", f"g{n}")
+        rig("destroy g1")
+        rig.create("one.json", "again")
+        during = rig("store")
+        for name in ("g0", "again", "g2", "holder"):
+            assert rig(f"destroy {name}").startswith(f"destroyed {name}")
+        assert " 0 conflicts" in during and during != rig("store")
+        return rig("store").rpartition(", ")[2]
+
+    with machine(design, f"{mode} 32") as rig:
+        visit(rig, MOST)  # what is made once, is
+        assert visit(rig, 0) == visit(rig, MOST)
+
+
+@pytest.mark.parametrize("design", ["xl", "chaos-xs"])
+@pytest.mark.parametrize("mode", "co")
+def test_one_of_dom0_that_never_ends(mode: str, design: str) -> None:
+    with machine(design, f"{mode} 32") as rig:
+        hand = Hand(rig, 0)
+        for _ in range(3):
+            hand.send(Op.TRANSACTION_START, b"\0")  # dom0 does not know of them, and drops the answer
+        for n in range(3):
+            rig.create("one.json", f"g{n}")
+        rig("destroy g1")
+        found = re.search(r"(\d+) transactions, (\d+) commits .* 0 conflicts", rig("store"))
+        assert found and int(found[1]) - int(found[2]) == 3
 
 
 GONE = "error: the XenStore is gone"
