@@ -33,6 +33,7 @@ int xc_domain_set_address_size(u32 domid, u32 bits);
 int xc_domain_hypercall_init(u32 domid, u64 mfn);
 int xc_domain_getinfo(u32 domid, struct xc_info *info); /* exactly this one: -ESRCH otherwise */
 int xc_domain_getinfo_next(u32 first, struct xc_info *info); /* this one or the next that there is */
+enum { XC_INFOS = 1024 }; /* at most so many in one call, as libxl's */
 s64 xc_domain_getinfolist(u32 first, u32 max, struct xc_info *infos); /* how many were filled in */
 int xc_vcpu_setcontext(u32 domid, u32 vcpu, const void *vcpu_guest_context);
 int xc_physinfo(u32 *cpus, u64 *total_pages, u64 *free_pages); /* cpus is asked once and remembered */

@@ -41,41 +41,27 @@ static const struct message image_cmdline[] = {WRITE("$v/image/cmdline", "$c")};
 static const struct message image_ramdisk[] = {WRITE("$v/image/ramdisk", "$r")};
 static const struct message introduce[] = {{XS_INTRODUCE, "$d", "$R $P", NULL, false}};
 
-enum { A_CALL = 1024 };
-
 /* libxl_list_domain: 1024 domains a call. */
 static s64 list_domains(u32 **domids)
 {
-    struct xc_info *infos = memory_take(A_CALL * sizeof *infos);
-    u64 n = 0, room = A_CALL;
-    s64 got = -ENOMEM;
-    *domids = memory_take(room * sizeof **domids);
-    for (u32 first = 0; infos && *domids; first = infos[got - 1].domid + 1) {
-        got = xc_domain_getinfolist(first, A_CALL, infos);
-        if (got <= 0)
-            break;
-        if (n + (u64)got > room) {
-            u32 *larger = memory_take(2 * room * sizeof **domids);
-            if (!larger) {
-                got = -ENOMEM;
-                break;
-            }
-            memcpy(larger, *domids, n * sizeof **domids);
-            memory_release(*domids);
-            *domids = larger;
-            room *= 2;
-        }
-        for (s64 i = 0; i < got; i++)
-            (*domids)[n++] = infos[i].domid;
-        if (got < A_CALL)
-            break;
-    }
-    memory_release(infos);
-    if (got >= 0)
-        return (s64)n;
-    memory_release(*domids);
+    static struct xc_info infos[XC_INFOS]; /* nobody sleeps here */
+    s64 n = 0, got;
+    u32 first = 0;
     *domids = NULL;
-    return got;
+    do {
+        got = xc_domain_getinfolist(first, XC_INFOS, infos);
+        u32 *longer = got >= 0 ? memory_take((u64)(n + got) * sizeof *longer) : NULL;
+        if (longer)
+            memcpy(longer, *domids, (u64)n * sizeof *longer);
+        memory_release(*domids);
+        *domids = longer;
+        if (!longer)
+            return got < 0 ? got : -ENOMEM;
+        for (s64 i = 0; i < got; i++)
+            longer[n++] = first = infos[i].domid;
+        first++;
+    } while (got == XC_INFOS);
+    return n;
 }
 
 /* The same for a creation, whose failure it is when there is no memory for the list. */
