@@ -24,7 +24,7 @@ static void give(u32 order, void *run)
     free_bytes += PAGE_SIZE << order;
 }
 
-static void block_give(u32 order, void *block)
+static inline void block_give(u32 order, void *block)
 {
     struct piece *p = block;
     p->next = blocks[order];
@@ -117,7 +117,7 @@ static void *run_cut(u32 order)
 }
 
 /* When all memory has been in use once. */
-static void *run_find(u32 order)
+static __attribute__((noinline)) void *run_find(u32 order)
 {
     for (; fresh < fresh_end; fresh++)
         give(0, (void *)(fresh << PAGE_SHIFT));
@@ -130,7 +130,7 @@ static void *run_find(u32 order)
 }
 
 /* A larger block as several. */
-static void blocks_cut(u32 order)
+static __attribute__((noinline)) void blocks_cut(u32 order)
 {
     u32 from = order + 1;
     while (from < PAGE_SHIFT && !blocks[from])
