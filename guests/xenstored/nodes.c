@@ -1,70 +1,5 @@
-/* The requests on nodes: what is there, who may see and change it, and how many a domain may own. */
+/* The requests on nodes: what is there, and who may see and change it. */
 #include "store.h"
-
-static s32 nodes_of[DOMIDS];
-
-u32 owned(u32 domid)
-{
-    return domid < DOMIDS ? (u32)nodes_of[domid] : 0;
-}
-
-void owned_add(u32 domid, s32 nodes)
-{
-    counters.nodes += (u64)(s64)nodes;
-    if (domid < DOMIDS)
-        nodes_of[domid] += nodes;
-}
-
-static struct owner *owner_of(const struct transaction *t, u32 domid)
-{
-    struct owner *o = t->owners;
-    while (o && (o->named || o->domid != domid))
-        o = o->next;
-    return o;
-}
-
-/* A transaction has to have a place for an owner's number before that is changed. */
-static bool own_ready(struct work *k, u32 domid)
-{
-    if (!k->t || owner_of(k->t, domid))
-        return true;
-    struct owner *o = store_memory(sizeof *o);
-    if (!o)
-        return false;
-    *o = (struct owner){k->t->owners, domid, 0, 0, false};
-    k->t->owners = o;
-    return true;
-}
-
-/* So many nodes more for an owner: at once, or when the transaction ends. */
-static void own(struct work *k, u32 domid, s32 nodes)
-{
-    if (k->t)
-        owner_of(k->t, domid)->nodes += nodes;
-    else
-        owned_add(domid, nodes);
-}
-
-static s32 owned_in(const struct work *k, u32 domid)
-{
-    s32 n = (s32)owned(domid);
-    for (struct owner *o = k->t ? k->t->owners : NULL; o; o = o->next)
-        if (!o->named && o->domid == domid)
-            n += o->nodes;
-    return n;
-}
-
-u32 rights_of(const struct entry *e, const struct conn *c)
-{
-    const struct perm *p = e->perms;
-    if (!c->domid || p->domid == c->domid || p->domid == c->target)
-        return PERM_READ | PERM_WRITE | PERM_OWNER;
-    for (u32 i = 1; i < e->nperms; i++)
-        if ((p[i].domid == c->domid && p[i].incarnation == c->incarnation) ||
-            (p[i].domid == c->target && p[i].incarnation == c->target_incarnation))
-            return p[i].rights;
-    return p->rights;
-}
 
 /* The path of the node above; false for the root. */
 static bool parent(const char *path, char *above)
@@ -438,14 +373,6 @@ int nodes_remove_of(u32 domid)
 
 /* -- permissions */
 
-static const char letters[] = "nrwb";
-
-static void tell_perms(struct work *k, const struct perm *p, u32 n)
-{
-    for (u32 i = 0; i < n && k->replied < PAYLOAD_MAX - 16; i++)
-        k->replied += (u32)snprintf((char *)k->reply + k->replied, 16, "%c%d", letters[p[i].rights & 3], (int)p[i].domid) + 1;
-}
-
 int do_get_perms(struct work *k)
 {
     struct entry e;
@@ -453,44 +380,6 @@ int do_get_perms(struct work *k)
     if (!rc)
         tell_perms(k, e.perms, e.nperms);
     return rc;
-}
-
-/* A number as C writes it: with a sign, in base 8, 10 or 16. */
-static bool c_number(const char *s, u32 *value)
-{
-    bool minus = false;
-    u64 n = 0;
-    u32 base = 10, digits = 0;
-    while (*s == ' ' || (*s >= '\t' && *s <= '\r'))
-        s++;
-    if (*s == '-' || *s == '+')
-        minus = *s++ == '-';
-    if (s[0] == '0' && (s[1] == 'x' || s[1] == 'X'))
-        base = 16, s += 2;
-    else if (s[0] == '0')
-        base = 8;
-    for (; *s; s++, digits++) {
-        u32 digit = *s >= '0' && *s <= '9' ? (u32)(*s - '0') : *s >= 'a' && *s <= 'f' ? (u32)(*s - 'a' + 10) : *s >= 'A' && *s <= 'F' ? (u32)(*s - 'A' + 10) : 99;
-        if (digit >= base)
-            return false;
-        n = n * base + digit;
-    }
-    *value = minus ? -(u32)n : (u32)n;
-    return digits != 0;
-}
-
-static int parse_perms(struct work *k, struct perm *perms, u32 *count)
-{
-    for (*count = 0; string(k, *count + 1); ++*count) {
-        const char *s = string(k, *count + 1), *letter = letters;
-        while (*letter && *letter != s[0])
-            letter++;
-        if (!*letter || *count == PERMS_MOST || !c_number(s + 1, &perms[*count].domid))
-            return EINVAL;
-        perms[*count].rights = (u32)(letter - letters);
-        perms[*count].incarnation = incarnation_if_exists(perms[*count].domid);
-    }
-    return *count ? 0 : EINVAL;
 }
 
 int do_set_perms(struct work *k)

@@ -90,12 +90,21 @@ u32 hash(const char *text, u64 n);
 /* nodes.c: the requests on nodes */
 int do_directory(struct work *k), do_directory_part(struct work *k), do_read(struct work *k), do_write(struct work *k), do_mkdir(struct work *k),
     do_rm(struct work *k), do_get_perms(struct work *k), do_set_perms(struct work *k);
-u32 rights_of(const struct entry *e, const struct conn *c);
 struct change *subtree(struct db *d, const char *path); /* of a node and all below it, children first; NULL: no memory */
 void changes_drop(struct change *c);
 int nodes_remove_of(u32 domid);                         /* what a domain that is gone owns; ENOMEM: not all */
+
+/* owners.c */
 u32 owned(u32 domid);
 void owned_add(u32 domid, s32 nodes);
+s32 owned_in(const struct work *k, u32 domid);
+bool own_ready(struct work *k, u32 domid);         /* false: no memory; after it `own` needs none */
+void own(struct work *k, u32 domid, s32 nodes);
+
+/* perms.c */
+u32 rights_of(const struct entry *e, const struct conn *c);
+void tell_perms(struct work *k, const struct perm *p, u32 n);
+int parse_perms(struct work *k, struct perm *perms, u32 *count); /* the body's, from its second word on */
 
 /* watches.c */
 int do_watch(struct work *k), do_unwatch(struct work *k);
