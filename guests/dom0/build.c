@@ -99,9 +99,10 @@ static u64 tables_for(u64 start, u64 end)
 static int lay_out(struct dom *d)
 {
     const struct image *m = &d->image;
-    u64 at = pages_of(m->end - m->virt_base), base = m->virt_base, end, n = 1 + PADDING;
-    if (at > d->pages)
+    u64 base = m->virt_base, end, n = 1 + PADDING, at;
+    if (m->end - base > d->pages << PAGE_SHIFT)
         return failed(d, -ENOMEM, "the kernel does not fit into the domain's memory");
+    at = pages_of(m->end - base);
     d->module_pfn = d->module_start = 0;
     if (d->ramdisk_size && !m->module_by_pfn) {
         d->module_pfn = at;
@@ -119,7 +120,10 @@ static int lay_out(struct dom *d)
     d->console_pfn = at + 2;
     d->tables_pfn = at += 3; /* the boot tables */
     do {
-        end = ((base + (at + n) * PAGE_SIZE) | BOUNDARY) + 1;
+        u64 last = base + (at + n) * PAGE_SIZE;
+        if (last < base || last >= ~BOUNDARY)
+            return failed(d, -EINVAL, "the kernel lies where there are no addresses left for its first page tables");
+        end = (last | BOUNDARY) + 1;
         n = tables_for(base, end) + 1 + PADDING;
     } while (base + (at + n) * PAGE_SIZE > end);
     d->ntables = tables_for(base, end);

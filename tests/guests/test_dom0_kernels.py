@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from pyvmm.abi import elfnote
 from tests.guests.dom0_rig import Dom0Rig
-from tests.toolstack.elf_image import Elf, Load
+from tests.toolstack.elf_image import Elf, Load, u64
 
 HANG = bytes.fromhex("b81d000000 bf01000000 0f05 ebf2")  # sched_op(block), for ever
 BASE = 0xFFFFFFFF80000000
@@ -44,6 +45,25 @@ def test_strings_that_say_little(text: bytes) -> None:
     elf.guest_string = text
     said, _ = made(elf.build())
     assert said.startswith("created guest" if text.startswith(b"XEN_VER=") else "error: guest: is no Xen PV kernel")
+
+
+BEYOND = [Load(paddr=0), Load(paddr=2**64 - 2048, data=b"beyond", memsz=2047)]
+
+
+@pytest.mark.parametrize(
+    ("base", "loads", "error"),
+    [
+        (0, BEYOND, "the kernel does not fit into the domain's memory (ENOMEM)"),
+        (2**64 - 0x2000, [Load(paddr=0)], "the kernel lies where there are no addresses left"),
+        (2**64 - 0x400000, [Load(paddr=0)], "the kernel lies where there are no addresses left"),
+    ],
+)
+def test_kernels_at_the_end_of_all_addresses(base: int, loads: list[Load], error: str) -> None:
+    """Sizes and addresses that wrap around are an error of that kernel: dom0 neither crashes nor looks for ever."""
+    elf = Elf(loads=loads, entry=base)
+    elf.with_notes({elfnote.XEN_ELFNOTE_VIRT_BASE: u64(base), elfnote.XEN_ELFNOTE_PADDR_OFFSET: u64(0)})
+    said, line = made(elf.build())
+    assert said.startswith(f"error: guest: {error}") and not line
 
 
 def test_shutdown_of_a_guest_that_ended_with_its_sysctl_device_open() -> None:
