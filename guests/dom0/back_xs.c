@@ -50,9 +50,11 @@ void back_put(struct back *b, const char *name, const char *format, ...)
     xenstore_write(0, path, value);
 }
 
+/* With the store its state is gone, too, but not the front end: it is as it was last. */
 static u32 other(struct back *b)
 {
-    return (u32)back_number(b->front, "state", XenbusStateUnknown);
+    u32 state = (u32)back_number(b->front, "state", XenbusStateUnknown);
+    return xenstore_gone() ? b->other : state;
 }
 
 static void publish(struct back *b, u32 state) { back_put(b, "state", "%u", state); }
@@ -150,12 +152,19 @@ static void device_gone(struct back *b)
     back_free(b);
 }
 
+/* The length of a directory's names; -ENOENT: it is not there; -1: that is not known, for the store is gone, or has no memory to say it. */
+static int names_in(const char *path)
+{
+    static char children[1024];
+    int n = xenstore_directory(0, path, children, sizeof children);
+    return n < 0 && !strcmp(children, "ENOENT") ? -ENOENT : n;
+}
+
 /* A directory above those of devices has changed: when it is gone, so are they. */
 static void directory_event(const char *path)
 {
-    static char children[1024];
     u64 n = strlen(path);
-    if (xenstore_directory(0, path, children, sizeof children) >= 0)
+    if (names_in(path) != -ENOENT)
         return;
     for (struct back *b = back_next(NULL), *next; b; b = next) {
         next = back_next(b);
@@ -166,14 +175,13 @@ static void directory_event(const char *path)
 
 static void device_event(const struct back_kind *kind, u32 frontend, u32 devid)
 {
-    static char children[1024];
     char device[64];
     snprintf(device, sizeof device, "%s/%s/%u/%u", ROOT, kind->name, frontend, devid);
-    bool there = xenstore_directory(0, device, children, sizeof children) > 0;
+    int there = names_in(device);
     struct back *b = back_find(kind->type, frontend, devid);
-    if (there && !b)
+    if (there > 0 && !b)
         device_probe(kind, frontend, devid, device);
-    else if (!there && b && b->way == &way_xs)
+    else if ((!there || there == -ENOENT) && b && b->way == &way_xs)
         device_gone(b);
 }
 

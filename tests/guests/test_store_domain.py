@@ -192,6 +192,22 @@ def test_a_store_that_is_gone_is_one_error_and_no_wait(end: Callable[[Dom0Rig], 
         assert rig.later(100) == ""
 
 
+def test_shells_and_devices_of_a_store_that_is_gone() -> None:
+    """That shells are given up says so, too, once; and back ends that start again keep the devices of guests that run:
+    that a store does not answer does not mean that they are gone."""
+    files = {"day.json": json.dumps({"name": "day", "kernel": "daytime", "memory": 8, "vifs": [{}]}).encode()}
+    with Dom0Rig("chaos-xs-split", files=files, guests=("daytime",), store="o 16") as rig:
+        assert rig("pool day.json 3") == "pool of 3 shells"
+        rig.create("day.json", "runs")
+        panic(rig)
+        assert rig("pool day.json 0") == GONE
+        assert rig("pool") == "" and "shell" not in rig("list")
+        served = rig("devices")
+        assert served.startswith("vif 0") and "state 4, front end 4" in served
+        assert not rig("backends stop") and not rig("backends start")
+        assert rig("devices") == served
+
+
 @pytest.mark.parametrize("design", ["xl", "chaos-xs"])
 @pytest.mark.parametrize("after", [0, 50_000, 150_000, 300_000])
 def test_a_store_that_goes_in_the_middle_of_a_creation(after: int, design: str) -> None:
