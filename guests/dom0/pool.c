@@ -201,7 +201,9 @@ static int resize(struct flavour *f, u32 wanted)
     }
     while (f->there > f->wanted) {
         struct guest *g = take(f);
-        guest_end(g);
+        int ended = guest_end(g);
+        if (ended && !rc) /* of all of them the first: it is one error */
+            rc = failure(ended, "%s: not all of it could be given back: %s", g->config.name, g->dom.error);
         guest_free(g);
     }
     if (!rc)
