@@ -124,9 +124,8 @@ static int design(u32 n, char **words)
 }
 COMMAND(design, "[NAME]", "choose how guests are made", 0, 1, design);
 
-int guest_create(const struct config *c)
+int guest_create(const struct design *d, const struct config *c)
 {
-    const struct design *d = design_chosen;
     if (!d)
         return failure(0, "no design is chosen: `design` lists them");
     if (c->method && d->needs_noxs != (c->method[0] == 'n'))
@@ -163,7 +162,7 @@ static int create(u32 n, char **words)
         return failure(0, "a name has at most %lu bytes", sizeof c.name - 1);
     if (n > 2)
         snprintf(c.name, sizeof c.name, "%s", words[2]);
-    return guest_create(&c);
+    return guest_create(design_chosen, &c);
 }
 COMMAND(create, "FILE [NAME]", "make a guest from a configuration", 1, 2, create);
 

@@ -54,7 +54,7 @@ struct guest *guest_of(u32 domid);
 int guest_fail(struct guest *g, int rc, const char *what); /* unless something said more already; returns rc */
 int guest_run(struct guest *g, u32 end); /* its phases from g->done up to that one; all undone if one fails */
 int guest_end(struct guest *g);       /* every phase undone; the first failure is returned, the others are tried all the same */
-int guest_create(const struct config *c); /* by the chosen design; says itself how it went */
+int guest_create(const struct design *d, const struct config *c); /* says itself how it went */
 enum { ALL_PHASES = ~0U };
 
 /* steps.c: the steps of a creation, in libh2's order. Each is 0 or a negative errno with the cause in g->dom.error. */

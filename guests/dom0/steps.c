@@ -45,7 +45,8 @@ int step_reserve(struct guest *g, bool console, bool store)
     }
     if ((rc = dom_memory(d)))
         return rc;
-    return xc_claim_pages(g->domid, 0);
+    rc = xc_claim_pages(g->domid, 0);
+    return rc ? guest_fail(g, rc, "its memory cannot be claimed") : 0;
 }
 
 static int noxs_add(struct guest *g, u32 type, u32 devid, const union device_config *c)
@@ -158,6 +159,8 @@ int undo_noxs_devices(struct guest *g)
 int undo_reserve(struct guest *g)
 {
     int rc = g->built ? xc_domain_destroy(g->domid) : 0;
+    if (rc == -ESRCH)
+        rc = 0; /* somebody else has destroyed it */
     if (!rc)
         g->built = false;
     dom_free(&g->dom);

@@ -81,7 +81,8 @@ static int run(struct guest *g)
 /* libxl_domain_destroy pauses it before its devices go. */
 static int halt(struct guest *g)
 {
-    return xc_domain_pause(g->domid);
+    int rc = xc_domain_pause(g->domid);
+    return rc == -ESRCH ? 0 : rc; /* it is gone already */
 }
 
 /* libxl_domain_shutdown: the node, in a transaction, then until the guest has taken note of it, for at most 60 seconds. */

@@ -31,6 +31,7 @@ static void ended(struct guest *g, u32 reason)
         memcpy(again->uuid, g->uuid, sizeof again->uuid);
         again->has_uuid = true;
     }
+    const struct design *design = g->design;
     int rc = guest_end(g);
     if (rc)
         failure(rc, "%s: not all of it could be given back: %s", g->config.name, g->dom.error);
@@ -38,7 +39,7 @@ static void ended(struct guest *g, u32 reason)
         failure(-ENOMEM, "%s: it is not restarted: dom0 has no memory left", g->config.name);
     guest_free(g);
     if (again)
-        guest_create(again);
+        guest_create(design, again); /* whichever is chosen by now */
     memory_release(again);
 }
 

@@ -10,7 +10,9 @@ import pytest
 
 from pyvmm import compare, images
 from pyvmm.abi import grant_table
+from pyvmm.compare import PROMPT
 from pyvmm.host import MIB
+from pyvmm.hypervisor import lifecycle
 from pyvmm.hypervisor.grant_table import GrantFailure
 from tests.guests.dom0_rig import Dom0Rig
 
@@ -96,6 +98,48 @@ def test_a_guest_that_dies_before_it_connects(control: compare.Control) -> None:
 
     once()
     assert once() == once()
+
+
+def test_a_guest_that_somebody_else_destroyed(control: compare.Control) -> None:
+    """There is nothing of it that could not be given back: its nodes, its devices and its record go without an error.
+    In the middle of a creation it is one, in words."""
+
+    def once(after: int) -> tuple[list[str], dict[str, object]]:
+        domains = control.host.hypervisor.domains
+        before, said = set(domains), ""
+        if not after:
+            said = control.command("create 00002.json other")
+        else:
+            control.dom0.console.feed(b"create 00002.json other\n")
+            while not (made := set(domains) - before):
+                assert control.host.settle(2000) == "budget"
+            control.host.settle(after)
+        made = set(domains) - before if after else {int(said.split()[3])}
+        for domid in made:
+            lifecycle.destroy_domain(domains[domid])
+        control.host.settle()
+        said = attempt(control, "destroy other")
+        control.refill()
+        return said.replace(PROMPT, "").splitlines(), held(control)
+
+    once(0)
+    (said, before), (again, after) = once(0), once(0)
+    assert len(said) == len(again) == 1 and said[0].startswith("destroyed other domid"), said
+    assert before == after
+    if not control.shells:  # a shell is there before
+        said, after = once(3000)
+        assert re.search(r"other: (its?|the) .+ \(\w+\)$", said[0]), said
+        assert before == after
+
+
+def test_a_restarted_guest_is_made_by_its_own_design() -> None:
+    """xl's process makes a guest that reboots again: as xl does, whatever design was chosen meanwhile."""
+    config = b'name = "day"\nkernel = "daytime"\nmemory = 8\nvif = [ "" ]\n'
+    with Dom0Rig("xl", files={"day.cfg": config}, guests=["daytime"]) as dom0:
+        dom0.create("day.cfg", "day")
+        assert not dom0("design chaos-noxs")
+        assert "created day domid 3" in dom0("shutdown day reboot") + dom0.later(2)
+        assert [line.split()[-1] for line in dom0("list").splitlines() if " day " in line] == ["xl"]
 
 
 def test_memory_runs_out_guest_by_guest(control: compare.Control) -> None:
