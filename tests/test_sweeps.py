@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from pyvmm.cli.sweeps import Kept, Measured, Sweep
 from pyvmm.compare import DesignFacts
 from pyvmm.designs import Own
 
+LIMIT = 60  # seconds
 SWEEP = Sweep("lightvm", "noop", (1,))
 FOUND = [Measured({"n": 1}, {"frames": [], "stacks": []}, {"frames": [], "stacks": []})]
 
@@ -130,3 +135,24 @@ def test_designs_of_ones_own(tmp_path: Path) -> None:
     python = replace(own, own=Own(facts, Path("own.py"), "1234", None))
     Kept(str(where)).save(python, FOUND)
     assert Kept(str(where)).load(python) is None and len(list(where.iterdir())) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_worker_stays_behind(number: signal.Signals) -> None:
+    """One of two workers has nothing to do any more when the command ends, by Ctrl-C (to the process group) or by a
+    signal for it alone: both end, and no traceback is theirs."""
+    words = [sys.executable, "-m", "pyvmm", "compare", "--designs", "lightvm,xl", "--guest", "noop", "-n", "1,250"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stderr is not None
+        while "(1 of 2)" not in (line := process.stderr.readline()):
+            assert line.startswith("pyvmm: "), line
+        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
+        assert len(workers) == 2
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+        try:
+            _, said = process.communicate(timeout=LIMIT)  # at its end nobody has its stderr any more
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    assert said.strip() == ("pyvmm: interrupted" if number == signal.SIGINT else "")
+    assert process.returncode == (130 if number == signal.SIGINT else -number)

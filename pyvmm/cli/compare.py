@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from click.core import ParameterSource
 
 from pyvmm.cli.numbers import CURVE, numbers_option, parse
 from pyvmm.cli.output import open_output
-from pyvmm.cli.sweeps import Kept, Sweep, directory, run
+from pyvmm.cli.sweeps import Kept, Sweep, directory, run, workers
 from pyvmm.errors import UsageError
 
 COLUMNS = ("config", "hypervisor", "xenstore", "devices", "load", "toolstack", "boot")
@@ -87,7 +86,7 @@ def command(
         out = open_output(stack, json_file, "json", sys.stdout)
         profiles = None if profile_dir is None else directory(profile_dir, "profile")
         pictures = None if flame_dir is None else directory(flame_dir, "flame graphs'")
-        pool: Executor = stack.enter_context(ProcessPoolExecutor(min(jobs, len(chosen))))
+        pool = stack.enter_context(workers(min(jobs, len(chosen))))
         found = run(pool, wanted, Kept(resume_dir))
         rows = [one.row for measured in found.values() for one in measured]
         if profiles is not None:

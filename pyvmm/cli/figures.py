@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pyvmm.cli.numbers import CURVE, numbers_option
-from pyvmm.cli.sweeps import Kept, Sweep, directory, run
+from pyvmm.cli.sweeps import Kept, Sweep, directory, run, workers
 from pyvmm.errors import PyvmmError, UsageError
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ def command(
         pairs = [(design, guest) for design in titles]
         pairs += [("xl", other) for other in FIG_4 if other != guest]
         wanted = {(d, g): Sweep(d, g, numbers, store, seed, engine, own.get(d)) for d, g in pairs}
-        pool: Executor = stack.enter_context(ProcessPoolExecutor(jobs))
+        pool = stack.enter_context(workers(jobs))
         done = run(pool, list(dict.fromkeys([most, *wanted.values()])), Kept(resume_dir))
     found = {pair: done[sweep] for pair, sweep in wanted.items()}
     made = {pair: _creations(measured) for pair, measured in found.items()}

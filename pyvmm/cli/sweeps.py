@@ -6,20 +6,23 @@ from there when it is asked for again under the same conditions.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import chain
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 GLANCE = 0.25  # seconds between two looks at how far the sweeps are
 LIBRARIES = ("unicorn", "capstone", "cffi", "numpy", "pyelftools")  # that have a part in what is measured
 A_WORD = 20.0  # seconds between two lines about that, where there is no terminal
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 class Measured(NamedTuple):
@@ -182,6 +186,21 @@ class Kept:
             new.rename(file)
         except OSError as error:
             raise UsageError(f"cannot keep {file}: {error.strerror}") from None
+
+
+def _begin() -> None:
+    """What a worker does first. It ends with the command, however that ends, else it would wait for work for ever; and
+    without a word when somebody has had enough (Ctrl-C is for the whole process group), also between two sweeps."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    command = parent_process()
+    if command is not None and not command.is_alive():  # already
+        os._exit(1)
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+
+
+def workers(most: int) -> Executor:
+    """Processes of this machine, so many at a time."""
+    return ProcessPoolExecutor(most, initializer=_begin)
 
 
 def run(executor: Executor, sweeps: Sequence[Sweep], kept: Kept) -> dict[Sweep, list[Measured]]:
