@@ -322,20 +322,20 @@ def test_the_documentations_examples(tmp_path: Path) -> None:
 
 @needs_compiler
 def test_a_change_in_one_function_changes_only_what_it_should(tmp_path: Path) -> None:
-    """A loop of a hundred rounds in a function of chaos over the XenStore: its class grows by that, in those creations
-    alone; nothing else moves, in any design."""
+    """A loop of a hundred rounds in a function of chaos over the XenStore, and a text that moves all others to other
+    places: its class grows by that, in those creations alone; no other function takes more or less, in any design."""
     guests = tmp_path / "guests"
     shutil.copytree(build.GUESTS, guests)
     file = guests / "dom0/chaos_xs.c"
-    changed = file.read_text().replace(
-        "static int introduced(struct guest *g)\n{\n",
-        "static int introduced(struct guest *g)\n{\n    for (volatile int i = 0; i < 100; i++)\n        ;\n",
-    )
+    first = "static int introduced(struct guest *g)\n{\n"
+    loop = "    for (volatile int i = 0; i < 100; i++)\n        ;\n"
+    words = '    if (g->domid > 30000)\n        return guest_fail(g, -EINVAL, "one more");\n'
+    changed = file.read_text().replace(first, first + loop + words)
     assert changed != file.read_text()
     file.write_text(changed)
     build.build("dom0", tmp_path / "dom0", guests)
     for design in compare.DESIGNS:
-        (before, _), (after, _) = (
+        (before, profile), (after, other) = (
             compare.sweep(design, "noop", (2,), dom0=path)[0] for path in (images.path("dom0"), tmp_path / "dom0")
         )
         more = {name: n - before.classes[name] for name, n in after.classes.items() if n != before.classes[name]}
@@ -344,5 +344,8 @@ def test_a_change_in_one_function_changes_only_what_it_should(tmp_path: Path) ->
             assert after.total - before.total == more["toolstack"]
         else:
             assert not more and after.total == before.total
+        counts, others = profile.functions(), other.functions()
+        moved = {function for key in counts | others if counts[key] != others[key] for function in key[2:]}
+        assert moved == ({"introduced"} if design.startswith("chaos-xs") else set())
         same = ("messages", "transactions", "hypercalls", "events", "switches")
         assert [getattr(before, name) for name in same] == [getattr(after, name) for name in same]
