@@ -21,6 +21,7 @@ SERVED = {
     "dom_boot": (True, LOAD),  # maps its tables, pins them
     "dom_memory": (True, HYPERVISOR),  # populates the domain
     "xc_domain_create": (True, HYPERVISOR),
+    "xc_cpuid_apply_policy": (True, HYPERVISOR),  # chaos asks for it in its first phase, xl after the kernel is loaded
 }
 
 

@@ -40,6 +40,7 @@ CONTROL = (
     ("xc_domain_destroy", "xc_domain.c", HYPERVISOR),
     ("xc_domain_max_vcpus", "xc_domain.c", HYPERVISOR),
     ("xc_vcpu_setaffinity", "xc_domain.c", HYPERVISOR),
+    ("xc_cpuid_apply_policy", "xc_domain.c", HYPERVISOR),
     ("xc_domain_set*", "xc_domain.c", HYPERVISOR),  # the limit of its memory, its TSC, its address size
     ("xc_populate_physmap", "xc_memory.c", HYPERVISOR),
     ("xc_decrease_reservation", "xc_memory.c", HYPERVISOR),
