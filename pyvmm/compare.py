@@ -276,10 +276,12 @@ class Control:
         if ended == "budget":
             raise CommandError(f"{self.design}: dom0 does not come to rest after {what}")
         if ended is not None:
-            report = (self.dom0.crash_report or "").splitlines()
-            raise CommandError(
-                f"{self.design}: dom0 ended ({ended}) after {what}" + (f": {report[0]}" if report else "")
-            )
+            raise CommandError(": ".join([f"{self.design}: dom0 ended ({ended}) after {what}", *self._last_words()]))
+
+    def _last_words(self) -> list[str]:
+        """What dom0's kernel said of its end (traps.c, kernel.c), or what is known of it."""
+        said = [line for line in self._output().splitlines() if line.startswith(("trap ", "panic:"))]
+        return said or (self.dom0.crash_report or "").splitlines()[:1]
 
     def _output(self) -> str:
         text = bytes(self.dom0.console.output[self._read :]).decode("utf-8", "replace")

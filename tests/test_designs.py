@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -127,6 +128,7 @@ def test_a_design_in_c_that_crashes_is_one_line(own_c: list[Own]) -> None:
     with pytest.raises(CommandError, match=r"^bad-c: dom0 ended") as caught:
         compare.sweep("bad-c", "noop", (1,), dom0=bad.dom0, own=bad.facts)
     assert "\n" not in str(caught.value)
+    assert re.search(r": trap 14 .* cr2 8: panic: nobody expected this trap$", str(caught.value))  # as dom0 told it
 
 
 @needs_compiler
