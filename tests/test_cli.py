@@ -123,6 +123,13 @@ def test_files_that_are_not_pv_kernels(tmp_path: Path) -> None:
     refused(run(gzip.compress(good)[:-500]), str(file))
 
 
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lightvm-noop-1.folded").mkdir()
+    run = pyvmm("compare", "--designs", "lightvm", "--guest", "noop", "-n", "1", "--profile", tmp_path)
+    assert run.status == 2
+    assert run.err.endswith(f"\npyvmm: writing failed: Is a directory ({tmp_path}/lightvm-noop-1.folded)\n")
+
+
 def test_resources_that_are_not_there(tmp_path: Path) -> None:
     """Too little memory, no ramdisk, a folder as an image, an unwritable output."""
     refused(pyvmm("run", "hello", "--memory", "64K"), "memory")

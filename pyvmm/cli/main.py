@@ -87,6 +87,7 @@ def main() -> None:
     except OSError as error:
         # What cannot be opened is told where it is opened; this is a full disk, or a device that failed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        print(f"pyvmm: writing failed: {error.strerror or error}", file=sys.stderr)
+        where = "" if error.filename is None else f" ({error.filename})"
+        print(f"pyvmm: writing failed: {error.strerror or error}{where}", file=sys.stderr)
         sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)
