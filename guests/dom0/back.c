@@ -235,6 +235,10 @@ static bool step(struct back *b)
             return true;
         }
     } else if (rules[i].action == DISCONNECT) {
+        if (b->state == XenbusStateInitWait && b->other == XenbusStateClosing && !b->said) {
+            printf("%s %u of domain %u: the front end closes, and has never connected\n", b->kind->name, b->devid, b->frontend);
+            b->said = true;
+        }
         if (b->connected && b->other == XenbusStateClosing)
             b->kind->work(b); /* what it asked for before it wanted to close */
         back_disconnect(b);

@@ -238,6 +238,13 @@ static void domains_event(const char *path, const char *token)
     }
 }
 
+void consoles_forget(u32 domid)
+{
+    struct console *c = find(domid);
+    if (c)
+        disappear(c);
+}
+
 u64 console_history(u32 domid, char *to, u64 n)
 {
     struct console *c = find(domid);

@@ -201,6 +201,19 @@ static void backend_event(const char *path, const char *token)
     back_let_go();
 }
 
+/* Without a store nobody hears that a device's nodes have gone: who ends the domain says so. */
+void backends_forget(u32 domid)
+{
+    back_hold();
+    for (struct back *b = back_next(NULL), *next; b; b = next) {
+        next = back_next(b);
+        if (b->way == &way_xs && b->frontend == domid)
+            device_gone(b);
+    }
+    back_let_go();
+    consoles_forget(domid);
+}
+
 /* As a driver of Linux's does when it is registered (xenbus_probe_devices). */
 void backends_rescan(void)
 {

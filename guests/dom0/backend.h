@@ -17,6 +17,8 @@ int noxs_device_destroy(u32 type, u32 frontend, u32 devid);
 int noxs_guest_close(u32 domid, u32 reason); /* by its sysctl device: SHUTDOWN_poweroff, _reboot or _suspend; waits for the guest's Closed */
 
 void consoles_init(void);
+void consoles_forget(u32 domid);
+void backends_forget(u32 domid); /* over the XenStore: a domain has ended, and there is no store any more that would tell */
 
 /* The console daemon: what a guest said last, and what it is to read. */
 u64 console_history(u32 domid, char *to, u64 n);

@@ -163,6 +163,8 @@ int undo_reserve(struct guest *g)
         rc = 0; /* somebody else has destroyed it */
     if (!rc)
         g->built = false;
+    if (xenstore_gone())
+        backends_forget(g->domid);
     dom_free(&g->dom);
     noxs_collect();
     return rc;

@@ -396,6 +396,10 @@ int do_set_perms(struct work *k)
     int rc = parse_perms(k, perms, &n);
     if (rc)
         return rc;
+    if (k->perms) /* a number may have another bearer by now, for whom they were not meant */
+        memcpy(perms, k->perms, n * sizeof *perms);
+    k->perms = perms;
+    k->nperms = n;
     if (perms[0].incarnation == NEVER)
         return ENOENT;
     if (given[0] == '@') {

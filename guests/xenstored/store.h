@@ -14,7 +14,7 @@ enum { SHORT_REPLY = 24 }; /* longer than an error's name, "OK" and a transactio
 struct out { struct out *next; u32 size, sent; u8 data[]; }; /* a message on its way */
 struct spot;
 struct watch { struct watch *next, *next_same; struct spot *spot; struct conn *conn; char *path, *token; u32 length, base, depth; }; /* base: bytes not told */
-struct operation { struct operation *next; u32 type, length, replied; int rc; u8 *answer, body[]; }; /* answer: NULL: "OK", or nothing */
+struct operation { struct operation *next; u32 type, length, replied; int rc; struct perm *perms; u8 *answer, body[]; }; /* answer: NULL: "OK", or nothing */
 struct owner { struct owner *next; u32 domid, incarnation; s32 nodes; bool named; };
 struct transaction {
     struct transaction *next;
@@ -56,6 +56,8 @@ struct work {
     u32 replied;
     struct watch *first;       /* a new one, to be told after the reply */
     struct change *note;       /* a transaction's, had before anything is changed */
+    struct perm *perms;        /* of SET_PERMS, with the bearers of numbers at that time; when it is done again: those of the first time */
+    u32 nperms;
     bool again, reached;       /* a transaction's, done again when that ends; it got as far as to look at the tree */
 };
 

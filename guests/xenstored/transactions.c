@@ -37,6 +37,7 @@ static void end(struct conn *c, struct transaction *t)
     for (struct operation *o = t->operations, *next; o; o = next) {
         next = o->next;
         memory_release(o->answer);
+        memory_release(o->perms);
         memory_release(o);
     }
     changes_drop(t->changes);
@@ -129,7 +130,7 @@ struct operation *operation_new(u32 type, const u8 *body, u32 n)
     struct operation *o = store_memory(sizeof *o + n);
     if (!o)
         return NULL;
-    *o = (struct operation){NULL, type, n, 0, 0, NULL};
+    *o = (struct operation){.type = type, .length = n};
     memcpy(o->body, body, n);
     return o;
 }
@@ -141,6 +142,12 @@ void remember(struct work *k, struct operation *o, int rc)
     if (!rc && k->replied && !is_ok(k)) {
         if ((o->answer = store_memory(k->replied)))
             memcpy(o->answer, k->reply, k->replied);
+        else
+            k->t->forgotten = true;
+    }
+    if (!rc && k->nperms) {
+        if ((o->perms = store_memory(k->nperms * sizeof *o->perms)))
+            memcpy(o->perms, k->perms, k->nperms * sizeof *o->perms);
         else
             k->t->forgotten = true;
     }
@@ -165,7 +172,7 @@ static int replay(struct conn *c, struct transaction *t)
     db->drop(t->db);
     t->db = now;
     for (struct operation *o = t->operations; o && !failed; o = o->next) {
-        struct work k = {.conn = c, .t = t, .db = &t->db, .body = body, .length = o->length, .reply = reply, .again = true};
+        struct work k = {.conn = c, .t = t, .db = &t->db, .body = body, .length = o->length, .reply = reply, .perms = o->perms, .again = true};
         memcpy(body, o->body, o->length);
         body[o->length] = 0;
         int rc = serve(&k, o->type);

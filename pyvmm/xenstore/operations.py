@@ -229,7 +229,7 @@ def transaction_end(request: Request) -> bytes:
     del request.connection.transactions[transaction.number]
     if verdict == b"T":
         store = request.store
-        view = transaction.commit(store.root, store.settings.conflict, store.incarnation)
+        view = transaction.commit(store.root, store.settings.conflict, request.caller, store.incarnation)
         if view.changes:
             store.apply(view)
     return OK

@@ -74,45 +74,47 @@ class Transaction:
         """Remember for whom SET_PERMS made a node, so that a node is not committed for a domain that has died."""
         self._named[permissions[0].domid] = permissions[0].incarnation
 
-    def commit(self, root: Node, rule: ConflictRule, incarnation: Callable[[int], int]) -> View:
-        """The view that becomes the store's new version, given the store's root now. EAGAIN on a conflict; ENOMEM."""
+    def commit(self, root: Node, rule: ConflictRule, caller: Caller, incarnation: Callable[[int], int]) -> View:
+        """The view that becomes the store's new version, given the store's root now. EAGAIN on a conflict; ENOMEM.
+        `caller`: as he is now, for his target may be another one."""
         if self.failed:
             raise XsError("ENOMEM")
         if any(incarnation(domid) != then for domid, then in self._named.items() if then != NEVER):
             raise XsError("EAGAIN")
         if root is self.base:
             return self.view
-        return _RULES[rule](self, root)
+        return _RULES[rule](self, root, caller)
 
-    def _again(self, root: Node, compare: bool) -> View:
+    def _again(self, root: Node, judged: Caller | None) -> View:
+        """Everything once more. `judged`: by this caller's rights, and each must have its outcome again."""
         view = View(root, self.view.shared)
         for operation, caller, path, arguments, before in self.done:
             try:
-                outcome = operation(view, caller, path, *arguments)
+                outcome = operation(view, judged or caller, path, *arguments)
             except XsError as error:
                 outcome = error.name
-            if compare and outcome != before:
+            if judged and outcome != before:
                 raise XsError("EAGAIN")
         return view
 
 
-def _replay(transaction: Transaction, root: Node) -> View:
-    return transaction._again(root, compare=True)
+def _replay(transaction: Transaction, root: Node, caller: Caller) -> View:
+    return transaction._again(root, caller)
 
 
-def _paths(transaction: Transaction, root: Node) -> View:
+def _paths(transaction: Transaction, root: Node, caller: Caller) -> View:
     for path, generation in (transaction.view.seen or {}).items():
         node = lookup(root, path)
         if (ABSENT if node is None else node.generation) != generation:
             raise XsError("EAGAIN")
-    return transaction._again(root, compare=False)
+    return transaction._again(root, None)
 
 
-def _global(transaction: Transaction, root: Node) -> View:
+def _global(transaction: Transaction, root: Node, caller: Caller) -> View:
     raise XsError("EAGAIN")
 
 
-_RULES: dict[ConflictRule, Callable[[Transaction, Node], View]] = {
+_RULES: dict[ConflictRule, Callable[[Transaction, Node, Caller], View]] = {
     ConflictRule.REPLAY: _replay,
     ConflictRule.PATHS: _paths,
     ConflictRule.GLOBAL: _global,

@@ -263,6 +263,31 @@ def test_ways_to_commit(
         both.step(0, Op.READ, path + b"\0")
 
 
+def test_rights_are_those_at_the_end() -> None:
+    """A domain that has a target by then may look where it was refused before: the answer would be another one."""
+    both = started("o")
+    both.step(2, Op.TRANSACTION_START, b"\0")
+    both.step(2, Op.DIRECTORY, b"/local/domain/1\0", 0)
+    both.step(0, Op.SET_TARGET, b"2\0001\0")
+    both.step(0, Op.WRITE, b"/t/d\0y")
+    both.step(2, Op.TRANSACTION_END, b"T\0", 0)
+    assert both.c.ended == Counter(conflicts=1)
+
+
+@pytest.mark.parametrize("mode", RULES)
+def test_what_a_dead_domain_was_allowed_the_next_of_its_number_is_not(mode: str) -> None:
+    """Also if that was done in a transaction, and is done again when there is another domain of that number."""
+    both = started(mode)
+    both.step(0, Op.TRANSACTION_START, b"\0")
+    both.step(0, Op.SET_PERMS, b"/t/a\0n0\0w2\0", 0)
+    both.step(0, Op.RELEASE, b"2\0")
+    both.step(0, Op.INTRODUCE, b"2\0001\000102\0")
+    both.step(0, Op.WRITE, b"/t/d\0y")
+    both.step(0, Op.TRANSACTION_END, b"T\0", 0)
+    assert both.request(0, Op.GET_PERMS, b"/t/a\0").payload == (b"n0\0w2\0" if mode == "o" else b"n0\0")
+    assert both.request(2, Op.READ, b"/t/a\0").payload == b"EACCES\0"
+
+
 # --- no memory ---
 
 GROWS = {Op.WRITE, Op.MKDIR, Op.RM, Op.SET_PERMS, Op.WATCH, Op.TRANSACTION_START, Op.INTRODUCE}

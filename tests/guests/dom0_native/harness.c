@@ -55,6 +55,8 @@ u64 heap_free(void) { return 0; }
 u64 pages_free(void) { return 0; }
 u64 now(void) { return (u64)call("now", 0, 0, 0); }
 u64 wall_clock(u32 *nanoseconds) { *nanoseconds = 120000000; return 1000; }
+bool xenstore_gone(void) { return false; }
+void backends_forget(u32 domid) { (void)domid; }
 int event_bind(u32 port, event_handler handler, void *arg) { (void)port, (void)handler, (void)arg; return 0; }
 s64 event_bind_virq(u32 virq, u32 vcpu) { (void)virq, (void)vcpu; return -1; }
 /* Threads: one runs when somebody waits for it, up to its own first wait; there the test takes over. */
