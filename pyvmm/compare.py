@@ -47,7 +47,7 @@ HOST_SLACK = 96 * MIB
 FEWEST = 128  # guests that every host has room for: what the first ones take does not depend on how many are to follow
 POOL = 8  # shells kept by the designs that have some
 A_WHILE = 100_000_000  # virtual nanoseconds after which a pool has begun to fill up (guests/dom0/pool.c: half of it)
-BUDGET = 20_000_000_000  # instructions after which a command is taken to hang
+BUDGET = 1_000_000_000  # instructions after which a command is taken to hang
 PROGRAM = ("*.py", "*.bin", "*.functions")  # files of the package that are its code and tables; images have hashes
 
 
@@ -337,11 +337,11 @@ class Control:
         stops = [hv.trace.listen(listener) for listener in (counts, digest, runners)]
         tap = self._tap()
         charging, before = Charging(hv), machine.instructions
-        machine.log_start()
+        machine.log_start(profile.add)
         try:
             self._make(n, runners)
         finally:
-            profile.add(machine.log_stop())
+            machine.log_stop()
             for stop in stops:
                 stop()
             charging.stop()
@@ -354,11 +354,11 @@ class Control:
         after = machine.instructions
         self.prepared = Profile(lambda context: self._owner(runners.of(context)))
         stop = hv.trace.listen(runners)
-        machine.log_start()
+        machine.log_start(self.prepared.add)
         try:
             self.refill()
         finally:
-            self.prepared.add(machine.log_stop())
+            machine.log_stop()
             stop()
         assert self.prepared.total == machine.instructions - after
         classes = profile.classes()

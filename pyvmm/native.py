@@ -153,11 +153,11 @@ class NativeControl:
         profile = Profile(lambda context: self._owner(runners.of(context)))
         stops = [hv.trace.listen(listener) for listener in (counts, digest, runners, messages)]
         charging, before = Charging(hv), machine.instructions
-        machine.log_start()
+        machine.log_start(profile.add)
         try:
             self.create(n, runners)
         finally:
-            profile.add(machine.log_stop())
+            machine.log_stop()
             for stop in stops:
                 stop()
             charging.stop()

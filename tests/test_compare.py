@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -283,3 +284,24 @@ def test_a_creation_that_did_not_happen_is_no_row() -> None:
     with pytest.raises(compare.CommandError, match="guest 1 was not made; dom0 said: nothing"):
         control.measure(1)
     control.close()
+
+
+@pytest.mark.parametrize("engine", ["fast", "pure"])
+def test_a_log_in_many_parts_is_the_same_profile(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long window's log of blocks is handed on before it ends, in the middle of functions and of time slices."""
+
+    def paths() -> list[Any]:
+        control = compare.Control("chaos-xs", "noop", 1, engine=engine)
+        found = list(control.measure(1)[1].paths())
+        control.close()
+        return found
+
+    if engine == "fast":
+        pytest.importorskip("pyvmm.machine.fast")
+        whole = paths()
+        monkeypatch.setattr("pyvmm.machine.fast.LOG_MOST", 100)
+    else:
+        whole = paths()
+        monkeypatch.setattr("pyvmm.machine.pure.LOG_MOST", 100)
+    monkeypatch.setattr("pyvmm.machine.machine.LOG_PART", 700)
+    assert paths() == whole

@@ -44,6 +44,8 @@ from pyvmm.machine.registers import CR2, FLAG_TF, RAX, RBX, RCX, RDX, RFLAGS, RI
 
 #: A run leaves the CPU engine this often, in instructions, so that Ctrl-C is noticed.
 SLICE: Final = 50_000_000
+#: Blocks of a log that an engine keeps itself.
+LOG_MOST: Final = 1 << 18
 #: A single repeated instruction is interrupted after so many iterations in one run, as an interrupt would do.
 REP_LIMIT: Final = 1 << 24
 
@@ -109,6 +111,7 @@ class Engine:
         self.one_block_at = 0
         self._flush = False
         self.log: list[npt.NDArray[np.uint64]] = []
+        self.log_full: Callable[[], None] | None = None  # called when LOG_MOST blocks have not been drained
         self.sysret_cs = self.sysret_ss = 0  # see Machine.sysret_selectors
         #: The firmware ran in a callback: the run is left and entered again, for Unicorn is not quite reentrant.
         self.restart = False

@@ -14,7 +14,7 @@ import numpy as np
 from pyvmm.machine import opcodes
 from pyvmm.machine._fast import ffi, lib
 from pyvmm.machine.cpu import Cpu
-from pyvmm.machine.engine import SLICE, Engine, Mode, SyscallHandler, Why
+from pyvmm.machine.engine import LOG_MOST, SLICE, Engine, Mode, SyscallHandler, Why
 from pyvmm.machine.exits import BudgetUsed, Exit
 from pyvmm.machine.opcodes import Kind
 from pyvmm.machine.registers import FLAG_TF, RFLAGS
@@ -27,7 +27,6 @@ _MASK64: Final = (1 << 64) - 1
 #: Single steps at a time: between them Ctrl-C is noticed.
 _STEPS: Final = 1_000_000
 _ARRAYS: Final = 256  # lists of registers remembered
-_LOG: Final = 1 << 18  # blocks of a profile that are kept in C
 _active: Any = None
 _handler: Any = None
 
@@ -74,7 +73,8 @@ def pv_py_calibrate() -> None:
 @ffi.def_extern(onerror=_failed)
 def pv_py_log_full() -> None:
     """The profile's buffer is to be emptied."""
-    _active.drain_log()
+    assert _active.log_full is not None
+    _active.log_full()
 
 
 def _field(name: str) -> Any:
@@ -117,8 +117,8 @@ class FastEngine(Engine):
     def set_log(self, on: bool) -> None:
         """See `Engine.set_log`."""
         if on and self._log_buffer is None:
-            self._log_buffer = ffi.new("pv_entry[]", _LOG)
-        self._c.log_used, self._c.log_size = 0, _LOG
+            self._log_buffer = ffi.new("pv_entry[]", LOG_MOST)
+        self._c.log_used, self._c.log_size = 0, LOG_MOST
         self._c.log = self._log_buffer if on else ffi.NULL
         self.log = []
 

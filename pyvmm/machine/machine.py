@@ -6,7 +6,7 @@ Contract: `docs/design.md`, section "machine". Nothing here knows Xen.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,6 +35,7 @@ from pyvmm.machine.registers import CR0, FLAG_FIXED, FLAG_IF, SELECTORS, Reg
 from pyvmm.machine.segments import Segments
 
 #: "python-step" is "step" without the C extension, for tests.
+LOG_PART: Final = 1 << 20  # blocks after which a log is handed on
 ENGINES: Final = ("auto", "fast", "pure", "step", "python-step")
 _CR3: Final = x86.UC_X86_REG_CR3
 _RING3_REACHED: Final = PF_P | PF_U | PF_I
@@ -89,6 +90,8 @@ class Machine:
         self._running = False
         self._profiled = profile
         self._marks: list[tuple[int, int, Context]] | None = None
+        self._sink: Callable[[BlockLog], None] | None = None
+        self._logged = 0  # blocks that `_sink` has not been given
         self._mine, self._ring0 = SavedCpu(self._cpu), SavedCpu(self._cpu)
         self._segments = Segments(self.ram)
         self._blank = self._make_blank()
@@ -205,25 +208,36 @@ class Machine:
     def _mark(self, context: Context) -> None:
         assert self._marks is not None
         self._engine.drain_log()
-        self._marks.append((sum(map(len, self._engine.log)), self.instructions, context))
+        self._logged += len(self._engine.log[-1])
+        self._marks.append((self._logged, self.instructions, context))
+        if self._logged >= LOG_PART:
+            self._deliver()
 
-    def log_start(self) -> None:
-        """Begin to log the blocks that are entered. `MachineError`: the machine was not made with `profile`."""
+    def _deliver(self) -> None:
+        assert self._marks is not None and self._sink is not None
+        rows = np.concatenate(self._engine.log)
+        self._sink(BlockLog(rows[:, 0].copy(), rows[:, 1].copy(), rows[:, 2].copy(), tuple(self._marks)))
+        _, instructions, context = self._marks[-1]
+        self._engine.log.clear()
+        self._marks, self._logged = [(0, instructions, context)], 0
+
+    def log_start(self, sink: Callable[[BlockLog], None]) -> None:
+        """Begin to log the blocks that are entered. `sink` is given the log in parts, the later ones in the middle of
+        the run, so that a long one needs no more memory; it must not touch the machine. `MachineError`: the machine
+        was not made with `profile`."""
         if not self._profiled:
             raise MachineError("the machine was not made for a profile")
         self._engine.set_log(True)
-        self._marks = []
+        self._engine.log_full = lambda: self._mark(self._current)
+        self._marks, self._logged, self._sink = [], 0, sink
         self._mark(self._current)
 
-    def log_stop(self) -> BlockLog:
-        """End the log, and give it."""
-        assert self._marks is not None
+    def log_stop(self) -> None:
+        """End the log; `sink` has been given all of it."""
         self._mark(self._current)
-        rows = np.concatenate(self._engine.log)
-        log = BlockLog(rows[:, 0].copy(), rows[:, 1].copy(), rows[:, 2].copy(), tuple(self._marks))
+        self._deliver()
         self._engine.set_log(False)
-        self._marks = None
-        return log
+        self._engine.log_full = self._marks = self._sink = None
 
     # Contexts.
 

@@ -14,7 +14,7 @@ from unicorn import x86_const as x86
 
 from pyvmm.machine import opcodes
 from pyvmm.machine.cpu import Cpu
-from pyvmm.machine.engine import HOOK_TYPES, REP_LIMIT, SLICE, Engine, Mode, Why
+from pyvmm.machine.engine import HOOK_TYPES, LOG_MOST, REP_LIMIT, SLICE, Engine, Mode, Why
 from pyvmm.machine.exits import BudgetUsed, Exit, PageFault
 from pyvmm.machine.opcodes import Kind, Plan
 from pyvmm.machine.paging import walk
@@ -75,6 +75,8 @@ class PythonHooks(Engine):
     def _on_profile(self, handle: int, pc: int, size: int, data: int) -> None:
         """Called before the engine's own hook: the counter still is what it was before this block."""
         if self._rows is not None and self.mode != Mode.FIRMWARE:
+            if len(self._rows) == LOG_MOST and self.log_full is not None:
+                self.log_full()
             self._rows.append((pc, self.instructions, self.cpu.read(RSP)))
 
     def _hook(self, kind: str, function: Any, *instruction: int) -> None:
