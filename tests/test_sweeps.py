@@ -54,9 +54,18 @@ def test_runs_with_other_options_are_kept_beside_each_other(tmp_path: Path) -> N
     others += [replace(SWEEP, numbers=(2,)), replace(SWEEP, design="xl")]
     for number, sweep in enumerate([SWEEP, *others]):
         assert kept.load(sweep) is None
-        kept.save(sweep, [Measured({"n": number}, {}, {})])
+        kept.save(sweep, [Measured({"n": n, "total": number}, {}, {}) for n in sweep.numbers])
     again = Kept(str(tmp_path))
-    assert [again.load(sweep) for sweep in [SWEEP, *others]] == [[Measured({"n": n}, {}, {})] for n in range(8)]
+    for number, sweep in enumerate([SWEEP, *others]):
+        assert again.load(sweep) == [Measured({"n": n, "total": number}, {}, {}) for n in sweep.numbers]
+
+
+def test_a_file_without_all_its_creations_is_measured_again(tmp_path: Path) -> None:
+    kept = Kept(str(tmp_path))
+    kept.save(SWEEP, FOUND)
+    (file,) = tmp_path.iterdir()
+    file.write_text(json.dumps({**json.loads(file.read_text()), "creations": []}))
+    assert kept.load(SWEEP) is None
 
 
 def test_a_file_that_has_the_name_and_is_of_something_else(tmp_path: Path) -> None:

@@ -89,6 +89,16 @@ def command(
         pool = stack.enter_context(workers(min(jobs, len(chosen))))
         found = run(pool, wanted, Kept(resume_dir))
         rows = [one.row for measured in found.values() for one in measured]
+        growths = [growth_of(measured) for measured in found.values()] if growth else []
+        if out is not None:
+            data = {"rows": rows, "growth": [one.to_json() for one in growths]} if growth else rows
+            json.dump(data, out, indent=1)
+            out.write("\n")
+        if out is not sys.stdout:
+            _show(rows, guest, charged)
+            show(growths)
+        elif growth and len(numbers) == 2:
+            print(f"pyvmm: {TWO}", file=sys.stderr)
         if profiles is not None:
             for sweep, measured in found.items():
                 for one in measured:
@@ -101,16 +111,6 @@ def command(
 
             for flame in flames_of({sweep.design: measured[-1] for sweep, measured in found.items()}):
                 (pictures / f"{flame.name}-{guest}-{numbers[-1]}.svg").write_text(flame.svg, encoding="utf-8")
-        growths = [growth_of(measured) for measured in found.values()] if growth else []
-        if out is not None:
-            data = {"rows": rows, "growth": [one.to_json() for one in growths]} if growth else rows
-            json.dump(data, out, indent=1)
-            out.write("\n")
-        if out is not sys.stdout:
-            _show(rows, guest, charged)
-            show(growths)
-        elif growth and len(numbers) == 2:
-            print(f"pyvmm: {TWO}", file=sys.stderr)
 
 
 def _show(rows: list[dict[str, Any]], guest: str, charged: bool) -> None:

@@ -165,8 +165,9 @@ class Kept:
             return None
         try:
             kept = json.loads(file.read_text(encoding="utf-8"))
-            same = kept["run"] == self._key(sweep)
-            return [Measured(**one) for one in kept["creations"]] if same else None
+            found = [Measured(**one) for one in kept["creations"]]
+            whole = [one.row["n"] for one in found] == list(sweep.numbers)
+            return found if whole and kept["run"] == self._key(sweep) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None  # cut off in the middle, or not ours: measured again
 
