@@ -172,6 +172,7 @@ def attempt(control: compare.Control, line: str) -> str:
         return f"error: {error}"
 
 
+@pytest.mark.slow
 def test_dom0s_ports_run_out_in_a_creation(control: compare.Control) -> None:
     """dom0 has room for so many more ports only, from none on. A device whose port the toolstack cannot make refuses
     the creation; one whose back end finds out when its guest connects is told of, in words that do not blame the guest.
@@ -201,6 +202,7 @@ def test_dom0s_ports_run_out_in_a_creation(control: compare.Control) -> None:
             control.create(n)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["chaos-noxs", "lightvm"])
 def test_dom0s_grants_run_out_in_a_creation(design: str) -> None:
     """Over noxs dom0 grants a page a device: the guest after the last grant is refused, whole, and can be made when
@@ -239,6 +241,7 @@ REFUSED = {  # with back ends that hear nothing; the others wait for nobody, as 
 }
 
 
+@pytest.mark.slow
 def test_back_ends_that_are_stopped(control: compare.Control) -> None:
     """A design that needs to hear from the back end refuses and leaves nothing; one that does not makes a guest whose
     device waits, and is served when the back ends start again."""
@@ -274,6 +277,7 @@ def test_back_ends_that_are_stopped(control: compare.Control) -> None:
     control.create(3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kib", [22_960, 23_000, 23_020, 23_040, 23_060, 23_104])
 def test_dom0s_own_memory_runs_out_guest_by_guest(kib: int) -> None:
     """xl leaves a thread for each guest: once dom0 has no memory for one more, a creation is one error, whatever of it
@@ -294,6 +298,7 @@ def test_dom0s_own_memory_runs_out_guest_by_guest(kib: int) -> None:
         assert dom0("create noop.json again").startswith("created again")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lack", ["no event channel for it (ENOSPC)", "its ring cannot be mapped (ENOSPC)"])
 def test_a_console_that_dom0_has_no_room_for_is_one_line(lack: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The guest is made all the same; what the daemon had taken is back at once, and a later guest has its console."""

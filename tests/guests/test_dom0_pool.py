@@ -9,6 +9,8 @@ import pytest
 
 from pyvmm import compare
 
+pytestmark = pytest.mark.slow  # whole hosts, again and again
+
 SHAPE = 'name = "{name}"\nkernel = "daytime"\nmemory = {memory}\nvif = [ "ip=10.0.0.2" ]\n'
 IDENTITY = "0ddba11c-0ffe-4e15-9bad-00c0ffee0000"
 FILES = {

@@ -15,6 +15,8 @@ from pyvmm.xenstore.ring import GuestRing
 
 from .dom0_rig import XENSTORE, Dom0Rig
 
+pytestmark = pytest.mark.slow  # whole hosts, again and again
+
 LEAST = 5  # MiB; guests/dom0/storedom.c
 FILES = {"one.json": json.dumps({"name": "one", "kernel": "noop", "memory": 4, "vifs": [{}]}).encode()}
 
