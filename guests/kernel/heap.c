@@ -9,6 +9,7 @@ struct piece { struct piece *next; u64 size; }; /* size: bytes, while pieces are
 static struct piece *runs[ORDERS], *blocks[PAGE_SHIFT];
 static u64 fresh, fresh_end; /* pfns mapped and not used yet */
 static u64 free_bytes;       /* in the lists */
+static struct { char *at, *end; } uncut[PAGE_SHIFT]; /* of a page for blocks: what is left. Cut at once, it would be a bill for whoever comes first */
 static bool released;        /* something was given back since pieces were joined */
 
 static u32 order_of(u64 n) /* of the smallest power of two that is not less */
@@ -65,11 +66,21 @@ static struct piece *sorted(struct piece **list, u64 size)
     return all;
 }
 
+static void cut_all(void)
+{
+    for (u32 order = SMALLEST; order < PAGE_SHIFT; order++)
+        for (; uncut[order].at < uncut[order].end; uncut[order].at += 1UL << order) {
+            block_give(order, uncut[order].at);
+            free_bytes -= 1UL << order; /* it was counted */
+        }
+}
+
 /* Nothing is left of the size that is asked for: whatever is free and lies side by side becomes one. Pages go back as runs, as
  * large as they can be; what is less than a page as the blocks it was. */
 static void join(void)
 {
     struct piece *all = NULL;
+    cut_all();
     for (u32 order = SMALLEST; order < PAGE_SHIFT; order++)
         all = merge(all, sorted(&blocks[order], 1UL << order));
     for (u32 order = 0; order < ORDERS; order++)
@@ -195,6 +206,21 @@ void pages_release(void *pages, u64 n)
         give(order_of(n), pages);
 }
 
+/* A page to cut blocks from; where there is none, larger blocks. */
+static void page_for(u32 order)
+{
+    char *page = run_take(0);
+    if (page) {
+        uncut[order].at = page;
+        uncut[order].end = page + PAGE_SIZE;
+        free_bytes += PAGE_SIZE;
+    } else {
+        cut_all();
+        if (!blocks[order])
+            blocks_cut(order);
+    }
+}
+
 /* A block's size stands in the 16 bytes before it. Those smaller than a page are cut from one. */
 void *memory_take(u64 size)
 {
@@ -205,19 +231,19 @@ void *memory_take(u64 size)
     if (order >= PAGE_SHIFT) {
         block = run_take(order - PAGE_SHIFT);
     } else {
-        if (!blocks[order]) {
-            char *page = run_take(0);
-            for (u64 at = 0; page && at < PAGE_SIZE; at += 1UL << order)
-                block_give(order, page + at);
-            if (!page)
-                blocks_cut(order);
-        }
-        struct piece *p = blocks[order];
-        if (p) {
-            blocks[order] = p->next;
+        if (!blocks[order] && uncut[order].at == uncut[order].end)
+            page_for(order);
+        if (blocks[order]) {
+            block = (u64 *)blocks[order];
+            blocks[order] = blocks[order]->next;
             free_bytes -= 1UL << order;
+        } else if (uncut[order].at < uncut[order].end) {
+            block = (u64 *)uncut[order].at;
+            uncut[order].at += 1UL << order;
+            free_bytes -= 1UL << order;
+        } else {
+            block = NULL;
         }
-        block = (u64 *)p;
     }
     if (!block)
         return NULL;
