@@ -8,6 +8,7 @@ void main(void)
 {
     if (!is_dom0())
         panic("this is a dom0's kernel: it wants to be the first domain");
+    mm_data_is_no_code();
     files_init();
     backends_init();
     shell_run();

@@ -73,7 +73,7 @@ void *xc_map_foreign(u32 domid, const u64 *mfns, u64 n, bool writable)
         with_tables += 512;
     }
     used += n;
-    xc_errno = set_entries(va, mfns, n, PTE_P | PTE_U | PTE_A | (writable ? PTE_W | PTE_D : 0), domid);
+    xc_errno = set_entries(va, mfns, n, PTE_P | PTE_U | PTE_A | PTE_NX | (writable ? PTE_W | PTE_D : 0), domid);
     if (!xc_errno)
         return (void *)va;
     xc_unmap((void *)va, n); /* some of them may be mapped */

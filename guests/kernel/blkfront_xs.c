@@ -17,9 +17,9 @@ static bool publish(struct device *d, u32 ring_ref, u32 port)
         bool good = t && xs_put(t, d->front, "ring-ref", "%u", ring_ref) && xs_put(t, d->front, "event-channel", "%u", port) &&
                     xs_put(t, d->front, "protocol", "x86_64-abi") && xs_put(t, d->front, "state", "%u", XenbusStateInitialised);
         int ended = xenstore_end(t, good);
-        if (!good || ended >= 0)
-            return good;
-    } /* somebody else changed what the transaction used: again */
+        if (!good || ended != -EAGAIN)
+            return good && ended >= 0;
+    }
 }
 
 static bool read_details(struct device *d, struct blkfront_offer *offer)

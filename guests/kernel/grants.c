@@ -27,7 +27,7 @@ static int grow(void)
     char *at = (char *)grant_table + frames * PAGE_SIZE;
     if (!frames)
         at = (char *)(grant_table = area_reserve_run(GRANT_FRAMES));
-    if (map_frame((u64)at, list[frames], PTE_P | PTE_W | PTE_U | PTE_A | PTE_D))
+    if (map_frame((u64)at, list[frames], PTE_DATA))
         return -ENOMEM;
     for (u32 ref = frames ? frames * A_FRAME : FIRST; ref < (frames + 1) * A_FRAME; ref++)
         release(ref);

@@ -222,7 +222,7 @@ static void page_for(u32 order)
 }
 
 /* A block's size stands in the 16 bytes before it. Those smaller than a page are cut from one. */
-void *memory_take(u64 size)
+void *memory_take_dirty(u64 size)
 {
     u32 order = order_of(size + 16);
     if (order < SMALLEST)
@@ -248,7 +248,13 @@ void *memory_take(u64 size)
     if (!block)
         return NULL;
     block[0] = order;
-    return memset(block + 2, 0, size);
+    return block + 2;
+}
+
+void *memory_take(u64 size)
+{
+    void *memory = memory_take_dirty(size);
+    return memory ? memset(memory, 0, size) : NULL;
 }
 
 void memory_release(void *memory)

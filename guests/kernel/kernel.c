@@ -71,7 +71,7 @@ void kernel_start(struct start_info *si)
 {
     start_info = si;
     shared_info = (struct shared_info *)shared_info_page;
-    if (hypercall_update_va_mapping((u64)shared_info_page, si->shared_info | PTE_P | PTE_W | PTE_U, UVMF_INVLPG))
+    if (hypercall_update_va_mapping((u64)shared_info_page, si->shared_info | PTE_P | PTE_W | PTE_U | PTE_NX, UVMF_INVLPG))
         shutdown(SHUTDOWN_crash);
     boot_shared_info = *shared_info;
     traps_init();

@@ -8,7 +8,7 @@
 /* start.S: the registers at entry; kernel.c: bring-up, then the guest's main() */
 struct boot_regs { u64 rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, rflags, cs, ss, ds, es, fs, gs; };
 extern struct boot_regs boot_regs;
-extern char _start[], _end[], hypercall_page[], boot_stack_end[];
+extern char _start[], data_start[], _end[], hypercall_page[], boot_stack_end[];
 extern struct start_info *start_info;
 extern struct shared_info *shared_info;
 extern struct shared_info boot_shared_info; /* as it was before the kernel changed anything */
@@ -107,6 +107,7 @@ void *area_try(void);
 void *area_reserve_run(u64 n); /* n pages in a row, for ever */
 void area_release(void *page); /* nothing is mapped there any more */
 int protect(const void *page, u64 flags); /* change the flags of a page of ours */
+void mm_data_is_no_code(void);            /* for those who run for long: a mapping a page is changed */
 
 u64 mm_end(void); /* the first pfn that is not mapped at its own address */
 u64 mm_extend(void); /* maps 2 MiB (or what is left) behind the pages in use; the first pfn, 0: there is no more, nor a page for the table */
@@ -115,7 +116,8 @@ u64 mm_extend(void); /* maps 2 MiB (or what is left) behind the pages in use; th
 void *pages_take(u64 n); /* zeroed, in a row */
 void *pages_try(u64 n);
 void pages_release(void *pages, u64 n);
-void *memory_take(u64 size); /* zeroed; NULL when there is none */
+void *memory_take(u64 size);         /* zeroed; NULL when there is none */
+void *memory_take_dirty(u64 size);   /* as it was left */
 void memory_release(void *memory);
 u64 heap_free(void); /* bytes */
 
@@ -167,4 +169,4 @@ bool xenstore_usable(void);
 bool xenstore_pending(void); /* a watch event, or the beginning of one, is here */
 bool xenstore_next_watch(char *path, char *token, u32 path_size, u32 token_size); /* the next event if one is here; waits for no event to begin */
 u32 xenstore_begin(void);
-int xenstore_end(u32 transaction, bool commit);
+int xenstore_end(u32 transaction, bool commit); /* -EAGAIN: something else changed what it used; another negative number: it failed */

@@ -11,8 +11,6 @@ static u32 area_next[MAP_AREA_PAGES]; /* single pages given back: a chain of ind
 static u32 area_free, area_fresh;     /* the chain; pages from area_fresh on were never used */
 u64 first_mapping_end; /* the pfn at which Xen's own mapping ended, for abicheck */
 #define JUNK 0xa5
-#define LEAF (PTE_P | PTE_W | PTE_U | PTE_A | PTE_D)
-#define DATA (LEAF | PTE_NX) /* no code: an emulator need not look for it at every store */
 
 u64 pfn_to_mfn(u64 pfn) { return p2m[pfn]; }
 u64 mfn_to_pfn(u64 mfn) { return ((const u64 *)M2P_TABLE)[mfn]; }
@@ -89,7 +87,7 @@ int protect(const void *page, u64 flags)
 /* Hang a full table under the entry that covers va at `level`. */
 static int hang(u64 va, int level, void *table)
 {
-    struct mmu_update u = {va_to_machine(pte_slot(va, level)), va_to_mfn(table) << PAGE_SHIFT | LEAF};
+    struct mmu_update u = {va_to_machine(pte_slot(va, level)), va_to_mfn(table) << PAGE_SHIFT | PTE_LEAF};
     int rc = protect(table, PTE_P | PTE_U);
     return rc ? rc : (int)hypercall_mmu_update(&u, 1, NULL, DOMID_SELF);
 }
@@ -126,7 +124,7 @@ int drop_tables(u64 va)
         void *table = (void *)(mfn_to_pfn(PTE_MFN(*slot)) << PAGE_SHIFT);
         struct mmu_update u = {va_to_machine(slot), 0};
         int rc = (int)hypercall_mmu_update(&u, 1, NULL, DOMID_SELF);
-        if (rc || (rc = protect(table, DATA)))
+        if (rc || (rc = protect(table, PTE_DATA)))
             return rc;
         page_free(table);
     }
@@ -185,10 +183,26 @@ void *map_area_flags(u64 mfn, u64 flags)
 
 void *map_area(u64 mfn)
 {
-    return map_area_flags(mfn, DATA);
+    return map_area_flags(mfn, PTE_DATA);
 }
 
 u64 mm_end(void) { return mapped_end; }
+
+static void no_code(u64 va, u64 end)
+{
+    for (; va < end; va += PAGE_SIZE) {
+        u64 pte = pte_read(va);
+        if (pte & PTE_W && hypercall_update_va_mapping(va, PTE_MFN(pte) << PAGE_SHIFT | PTE_DATA, UVMF_INVLPG))
+            panic("cannot map page %lx as data", va >> PAGE_SHIFT);
+    }
+}
+
+/* All that Xen's builder maps can be executed. */
+void mm_data_is_no_code(void)
+{
+    no_code((u64)data_start, (u64)_end);
+    no_code((start_info->pt_base & ~(PAGE_SIZE - 1)) + (start_info->nr_pt_frames << PAGE_SHIFT), first_mapping_end << PAGE_SHIFT);
+}
 
 u64 mm_extend(void)
 {
@@ -203,7 +217,7 @@ u64 mm_extend(void)
     if (!table || !n)
         return 0;
     for (u64 i = 0; i < n; i++)
-        table[i] = pfn_to_mfn(first + i) << PAGE_SHIFT | DATA;
+        table[i] = pfn_to_mfn(first + i) << PAGE_SHIFT | PTE_DATA;
     if (first % 512 || hang(first << PAGE_SHIFT, 2, table))
         panic("cannot map page %lx", first);
     mapped_end += n;

@@ -44,9 +44,9 @@ static bool publish(struct device *d, const struct netfront_ask *ask)
                xs_put(t, d->front, "feature-no-csum-offload", "%u", ask->no_csum_offload) &&
                xs_put(t, d->front, "state", "%u", XenbusStateConnected);
         int ended = xenstore_end(t, good);
-        if (!good || ended >= 0)
-            return good;
-    } /* somebody else changed what the transaction used: again */
+        if (!good || ended != -EAGAIN)
+            return good && ended >= 0;
+    }
 }
 
 const struct netfront_way netfront_xs = {read_offer, publish};

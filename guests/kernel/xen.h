@@ -25,6 +25,8 @@ enum { EPERM = 1, ENOENT = 2, ESRCH = 3, ENXIO = 6, E2BIG = 7, EBADF = 9, EAGAIN
 #define PTE_PS 0x80UL
 #define PTE_G 0x100UL
 #define PTE_NX (1UL << 63)
+#define PTE_LEAF (PTE_P | PTE_W | PTE_U | PTE_A | PTE_D)
+#define PTE_DATA (PTE_LEAF | PTE_NX) /* no code: an emulator need not look for it at every store */
 #define PTE_GUEST_KERNEL (1UL << 52)
 #define PTE_MFN(pte) (((pte) & 0x000ffffffffff000UL) >> 12)
 

@@ -8,7 +8,7 @@ static struct xenstore_ring no_ring = {.rsp_prod = 1};
 static volatile struct xenstore_ring *ring, *live;
 static u32 port, last_id;
 static struct { char path[128], token[32]; } events[XENSTORE_EVENTS];
-static u32 event_first, event_count;
+static u32 event_first, event_count, events_lost;
 static bool busy; /* a thread is at the ring: it may have to wait in the middle of a message */
 
 void (*xenstore_when_lost)(void);
@@ -119,6 +119,7 @@ static int message(struct xsd_sockmsg *h, char *body, u32 size)
     if (event_count == COUNT(events)) { /* nobody listens: the oldest goes */
         event_first = (event_first + 1) % COUNT(events);
         event_count--;
+        events_lost++;
     }
     u32 i = (event_first + event_count) % COUNT(events);
     snprintf(events[i].path, sizeof events[i].path, "%s", text);
@@ -224,6 +225,10 @@ bool xenstore_next_watch(char *path, char *token, u32 path_size, u32 token_size)
         message(&h, body, sizeof body);
         busy = false;
     }
+    if (events_lost) {
+        printf("XenStore: %u watch events are lost: more than %u were waiting\n", events_lost, (u32)COUNT(events));
+        events_lost = 0;
+    }
     if (!event_count)
         return false;
     snprintf(path, path_size, "%s", events[event_first].path);
@@ -247,5 +252,6 @@ u32 xenstore_begin(void)
 int xenstore_end(u32 transaction, bool commit)
 {
     char reply[32];
-    return xenstore_request(XS_TRANSACTION_END, transaction, commit ? "T" : "F", 2, reply, sizeof reply);
+    int got = xenstore_request(XS_TRANSACTION_END, transaction, commit ? "T" : "F", 2, reply, sizeof reply);
+    return got < 0 && !strcmp(reply, "EAGAIN") ? -EAGAIN : got;
 }

@@ -33,4 +33,5 @@ struct db_kind {
     bool (*graft)(struct db *d, const char *path, struct db *from);
 };
 extern const struct db_kind db_flat, db_shared;
-void *store_memory(u64 size); /* zeroed; NULL: there is none */
+void *store_memory(u64 size);       /* zeroed; NULL: there is none */
+void *store_memory_dirty(u64 size); /* as it was left */

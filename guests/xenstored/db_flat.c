@@ -36,12 +36,15 @@ static u32 size_class(u32 n, u32 *size)
     return (power - 3) * 4 + (n <= 8 ? 0 : steps);
 }
 
-/* Words, one after the other, as compilers' own loops do it that may not use vectors. */
+/* Words, as compilers' own loops do it that may not use vectors. Eight are read before eight are written: large blocks begin at powers
+ * of two, where one and the same entry of a simple TLB, as emulators have, stands for a page of either.
+ */
 static void copy_words(u64 *to, const u64 *from, u64 n)
 {
     for (; n >= 8; n -= 8, to += 8, from += 8) {
-        to[0] = from[0], to[1] = from[1], to[2] = from[2], to[3] = from[3];
-        to[4] = from[4], to[5] = from[5], to[6] = from[6], to[7] = from[7];
+        u64 a = from[0], b = from[1], c = from[2], d = from[3], e = from[4], f = from[5], g = from[6], h = from[7];
+        barrier();
+        to[0] = a, to[1] = b, to[2] = c, to[3] = d, to[4] = e, to[5] = f, to[6] = g, to[7] = h;
     }
     while (n--)
         *to++ = *from++;
@@ -79,7 +82,7 @@ static bool reserve_for(u32 room)
         return true;
     while (size < room * 8UL + 64) /* what the heap makes of it anyway, less its own few bytes */
         size *= 2;
-    struct db *larger = store_memory(size - 64);
+    struct db *larger = store_memory_dirty(size - 64);
     if (!larger)
         return false;
     memory_release(reserve);
@@ -104,7 +107,7 @@ static u32 take(struct handle *h, u32 n)
         u32 room = d->room;
         while (d->used + size > room)
             room *= 2;
-        struct db *bigger = store_memory(room * 8UL);
+        struct db *bigger = store_memory_dirty(room * 8UL);
         if (!bigger || !reserve_for(room)) {
             memory_release(bigger);
             return 0;
@@ -206,8 +209,9 @@ static bool insert(struct handle *h, const char *path, u32 n, const struct entry
 static struct db *flat_make(const struct entry *root)
 {
     struct handle *h = store_memory(sizeof *h);
-    if (!h || !(h->block = store_memory(START * 8UL)) || !(reserve = store_memory(START * 8UL)))
+    if (!h || !(h->block = store_memory_dirty(START * 8UL)) || !(reserve = store_memory_dirty(START * 8UL)))
         return NULL;
+    memset(h->block, 0, sizeof *h->block);
     h->block->room = reserve->room = START;
     h->block->used = FIRST;
     return insert(h, "/", 1, root) ? (struct db *)h : NULL;
@@ -220,7 +224,7 @@ static struct db *flat_copy(struct db *d, bool spare)
     u32 room = from->used + SLACK;
     if (!h)
         return NULL;
-    h->block = reserve_for(room) ? store_memory(room * 8UL) : NULL;
+    h->block = reserve_for(room) ? store_memory_dirty(room * 8UL) : NULL;
     if (!h->block && spare && reserve && reserve->room >= from->used) {
         h->block = reserve;
         room = from->room < reserve->room ? from->room : reserve->room; /* no more: when it is the store, the other one is its reserve */

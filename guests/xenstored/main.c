@@ -287,6 +287,7 @@ static void domain_event(u32 port, void *arg)
 void main(void)
 {
     char mode[8] = "c";
+    mm_data_is_no_code();
     option("mode", mode, sizeof mode);
     server = thread_self();
     last_words = farewell;

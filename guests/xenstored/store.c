@@ -19,21 +19,27 @@ enum { SPARE = (64 << 10) - 64 };
 static void *spare;
 static bool grows; /* the request at work makes the store larger */
 
-void *store_memory(u64 size)
+void *store_memory_dirty(u64 size)
 {
-    void *memory = memory_take(size);
+    void *memory = memory_take_dirty(size);
     if (!memory && !grows && spare) {
         memory_release(spare);
         spare = NULL;
-        memory = memory_take(size);
+        memory = memory_take_dirty(size);
     }
     return memory;
+}
+
+void *store_memory(u64 size)
+{
+    void *memory = store_memory_dirty(size);
+    return memory ? memset(memory, 0, size) : NULL;
 }
 
 static bool spare_is_whole(void)
 {
     if (!spare)
-        spare = memory_take(SPARE);
+        spare = memory_take_dirty(SPARE);
     return spare;
 }
 

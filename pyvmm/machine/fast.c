@@ -326,17 +326,22 @@ static HOT void on_block(void *uc, uint64_t pc, uint32_t size, void *data)
     special_block(e, pc, size);
 }
 
-/* Called before on_block, on machines made for it: the counter still is what it was before this block. */
-static void on_profile(void *uc, uint64_t pc, uint32_t size, void *data)
+static COLD void log_block(pv_engine *e, uint64_t pc)
 {
-    pv_engine *e = data;
-    (void)uc;
-    (void)size;
-    if (LIKELY(!e->log) || e->mode == FIRMWARE)
+    if (e->mode == FIRMWARE)
         return;
     if (e->log_used == e->log_size)
         pv_py_log_full();
     e->log[e->log_used++] = (pv_entry){pc, e->instructions, pv_read(e, REG_RSP)};
+}
+
+/* On machines made for a profile. The counter still is what it was before this block. */
+static HOT void on_profiled_block(void *uc, uint64_t pc, uint32_t size, void *data)
+{
+    pv_engine *e = data;
+    if (!LIKELY(!e->log))
+        log_block(e, pc);
+    on_block(uc, pc, size, data);
 }
 
 static void stepped(pv_engine *e);
@@ -441,9 +446,7 @@ static pv_engine *pv_new(void *uc, void **functions, uintptr_t ram, uint64_t ram
     int bad = e->lib.hook_add(uc, &handle, HOOK_INTR, (void *)on_intr, e, (uint64_t)1, (uint64_t)0);
     bad |= e->lib.hook_add(uc, &handle, HOOK_INSN_INVALID, (void *)on_invalid, e, (uint64_t)1, (uint64_t)0);
     bad |= e->lib.hook_add(uc, &handle, HOOK_INSN, (void *)on_syscall, e, (uint64_t)1, (uint64_t)0, INS_SYSCALL);
-    if (profile)
-        bad |= e->lib.hook_add(uc, &handle, HOOK_BLOCK, (void *)on_profile, e, (uint64_t)1, (uint64_t)0);
-    bad |= e->lib.hook_add(uc, &handle, HOOK_BLOCK, (void *)on_block, e, (uint64_t)1, (uint64_t)0);
+    bad |= e->lib.hook_add(uc, &handle, HOOK_BLOCK, profile ? (void *)on_profiled_block : (void *)on_block, e, (uint64_t)1, (uint64_t)0);
     bad |= e->lib.hook_add(uc, &handle, HOOK_EDGE, (void *)on_edge, e, (uint64_t)1, (uint64_t)0);
     if (bad) {
         free(e);
