@@ -24,7 +24,7 @@ from pyvmm.archive import newc
 from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.host import MIB, Domain, Host
 from pyvmm.hypervisor import trace
-from pyvmm.hypervisor.charging import Charging
+from pyvmm.hypervisor.charging import Charged, Charging
 from pyvmm.hypervisor.digest import Digest
 from pyvmm.hypervisor.domain import Domain as XenDomain
 from pyvmm.hypervisor.trace import Event
@@ -109,8 +109,8 @@ class CommandError(PyvmmError):
 class Row:
     """What the n-th creation took. `classes`: executed instructions by class (`pyvmm.report.classes`), whose sum is
     `total`; `prepare` those of shells made afterwards; `charged` the hypervisor's own, from a table
-    (docs/costs.md). `messages`: requests to the XenStore by sender (`pyvmm.report.store_tap`), whose sum is
-    `store_messages`; `retries` are transactions that ended in a conflict."""
+    (docs/costs.md), and `charged_by` the same by name of its work. `messages`: requests to the XenStore by sender
+    (`pyvmm.report.store_tap`), whose sum is `store_messages`; `retries` are transactions that ended in a conflict."""
 
     design: str
     guest: str
@@ -119,6 +119,7 @@ class Row:
     classes: dict[str, int]
     prepare: int
     charged: int
+    charged_by: dict[str, Charged]
     store_messages: int
     messages: dict[str, int]
     transactions: int
@@ -130,7 +131,8 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
-        return {**self.__dict__, "classes": dict(self.classes)}
+        by = {name: one._asdict() for name, one in self.charged_by.items()}
+        return {**self.__dict__, "classes": dict(self.classes), "charged_by": by}
 
 
 @dataclass
@@ -370,6 +372,7 @@ class Control:
             classes={name: classes[name] for name in CLASSES if name != PREPARE},
             prepare=classes[PREPARE] + self.prepared.total,
             charged=charging.total,
+            charged_by=charging.by,
             store_messages=len(self.requests),
             messages={name: senders[name] for name in SENDERS},
             transactions=sum(request.op == Op.TRANSACTION_START for request in self.requests),

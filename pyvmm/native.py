@@ -171,6 +171,7 @@ class NativeControl:
             classes={name: total if name == BOOT else 0 for name in CLASSES if name != PREPARE},
             prepare=0,
             charged=charging.total,
+            charged_by=charging.by,
             store_messages=messages.senders.total(),
             messages={name: messages.senders[name] for name in SENDERS},
             transactions=messages.transactions,

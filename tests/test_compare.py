@@ -273,8 +273,29 @@ def test_charged_is_apart(tmp_path: Path) -> None:
         assert result.exit_code == 0
         shown[option] = result.stdout.splitlines()[1].split()
     assert set(shown["--charged"]) - set(shown["--no-charged"]) == {"charged"}
-    (row, _) = compare.sweep("chaos-noxs", "noop", (1,))[0]
+    (row, _) = compare.sweep("chaos-noxs", "daytime", (1,))[0]
     assert row.charged > row.total == sum(row.classes.values())
+    assert sum(one.instructions for one in row.charged_by.values()) == row.charged
+    times = {name: one.times for name, one in row.charged_by.items()}
+    assert (times["switch"], times["event_channel_op.send"]) == (row.switches, row.events)
+    assert times["domctl.createdomain"] == 1
+
+
+def test_what_xen_was_asked_for(tmp_path: Path) -> None:
+    """`--hypercalls`: of each design's last creation, the kinds of work by name, and all of them as in the row."""
+    options = ["--designs", "chaos-noxs,lightvm", "--guest", "noop", "-n", "1,2", "--resume", str(tmp_path)]
+    file = tmp_path / "rows.json"
+    result = CliRunner().invoke(command, [*options, "--hypercalls", "--json", str(file)], catch_exceptions=False)
+    last = [row["charged_by"] for row in json.loads(file.read_text()) if row["n"] == 2]
+    lines = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line}
+    sums = [[sum(one[what] for one in by.values()) for what in ("times", "instructions")] for by in last]
+    assert lines["all"] == [f"{n:,}" for one in sums for n in one]
+    assert lines["domctl.createdomain"][0] == "1" and len(lines["domctl.createdomain"]) == 2  # a shell is there
+    shown = [line for line in lines.values() if len(line) == 4 and line[0].replace(",", "").isdigit()]
+    assert len(shown) > 5
+    result = CliRunner().invoke(command, [*options, "--hypercalls", "--no-charged"], catch_exceptions=False)
+    (all_of,) = [line.split()[1:] for line in result.stdout.splitlines() if line.startswith("all ")]
+    assert all_of == [f"{times:,}" for times, _ in sums]
 
 
 def test_a_creation_that_did_not_happen_is_no_row() -> None:

@@ -30,7 +30,10 @@
 #define GRANT_FRAMES 1U /* of 512 entries each, taken as they are needed */
 #endif
 #ifndef XENSTORE_EVENTS
-#define XENSTORE_EVENTS 32 /* watch events that wait to be taken */
+#define XENSTORE_EVENTS 32 /* watch events that wait to be taken: there is room for so many, */
+#endif
+#ifndef XENSTORE_EVENTS_MOST
+#define XENSTORE_EVENTS_MOST XENSTORE_EVENTS /* and with memory from the heap for so many */
 #endif
 #ifndef THREAD_STACK_PAGES
 #define THREAD_STACK_PAGES 1UL

@@ -7,8 +7,8 @@
 static struct xenstore_ring no_ring = {.rsp_prod = 1};
 static volatile struct xenstore_ring *ring, *live;
 static u32 port, last_id;
-static struct { char path[128], token[32]; } events[XENSTORE_EVENTS];
-static u32 event_first, event_count, events_lost;
+static struct event { char path[128], token[32]; } few[XENSTORE_EVENTS], *events = few;
+static u32 event_room = XENSTORE_EVENTS, event_first, event_count, events_lost;
 static bool busy; /* a thread is at the ring: it may have to wait in the middle of a message */
 
 void (*xenstore_when_lost)(void);
@@ -105,6 +105,24 @@ static void receive(char *to, u32 n, u32 room)
     }
 }
 
+/* Twice the room for events that wait. */
+static bool more_events(void)
+{
+    if (XENSTORE_EVENTS == XENSTORE_EVENTS_MOST || event_room >= XENSTORE_EVENTS_MOST)
+        return false;
+    struct event *more = memory_take_dirty(2 * event_room * sizeof *more);
+    if (!more)
+        return false;
+    for (u32 i = 0; i < event_count; i++)
+        more[i] = events[(event_first + i) % event_room];
+    if (events != few)
+        memory_release(events);
+    events = more;
+    event_first = 0;
+    event_room *= 2;
+    return true;
+}
+
 /* One message; a watch event is put aside. Returns its length or -1 for an event. */
 static int message(struct xsd_sockmsg *h, char *body, u32 size)
 {
@@ -116,12 +134,12 @@ static int message(struct xsd_sockmsg *h, char *body, u32 size)
     }
     char text[XENSTORE_MAX] = {0};
     receive(text, h->len, sizeof text - 1);
-    if (event_count == COUNT(events)) { /* nobody listens: the oldest goes */
-        event_first = (event_first + 1) % COUNT(events);
+    if (event_count == event_room && !more_events()) { /* nobody listens: the oldest goes */
+        event_first = (event_first + 1) % event_room;
         event_count--;
         events_lost++;
     }
-    u32 i = (event_first + event_count) % COUNT(events);
+    u32 i = (event_first + event_count) % event_room;
     snprintf(events[i].path, sizeof events[i].path, "%s", text);
     snprintf(events[i].token, sizeof events[i].token, "%s", text + strlen(text) + 1);
     event_count++;
@@ -226,14 +244,14 @@ bool xenstore_next_watch(char *path, char *token, u32 path_size, u32 token_size)
         busy = false;
     }
     if (events_lost) {
-        printf("XenStore: %u watch events are lost: more than %u were waiting\n", events_lost, (u32)COUNT(events));
+        printf("XenStore: %u watch events are lost: more than %u were waiting\n", events_lost, event_room);
         events_lost = 0;
     }
     if (!event_count)
         return false;
     snprintf(path, path_size, "%s", events[event_first].path);
     snprintf(token, token_size, "%s", events[event_first].token);
-    event_first = (event_first + 1) % COUNT(events);
+    event_first = (event_first + 1) % event_room;
     event_count--;
     return true;
 }

@@ -39,6 +39,9 @@ CROSSINGS = ("hypercalls", "events", "switches", "store_messages")
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Designs measured at a time.")
 @click.option("--store", default="c", show_default=True, type=click.Choice(["c", "o"]), help="The XenStore's design.")
 @click.option("--charged/--no-charged", default=True, help="Show what Xen's own work costs, in a column of its own.")
+@click.option(
+    "--hypercalls", is_flag=True, help="Show what Xen was asked for, by name: how often, and what it costs Xen."
+)
 @click.option("--seed", default=0, show_default=True, help="Goes into all that is chosen freely.")
 @click.option("--engine", default="auto", hidden=True)
 @click.pass_context
@@ -56,6 +59,7 @@ def command(
     jobs: int,
     store: str,
     charged: bool,
+    hypercalls: bool,
     seed: int,
     engine: str,
 ) -> None:
@@ -66,6 +70,7 @@ def command(
     """
     from pyvmm import compare
     from pyvmm.cli.growth import TWO, growth_of, show
+    from pyvmm.cli.work import show as show_work
     from pyvmm.report.stacks import folded
 
     if growth and context.get_parameter_source("numbers") is ParameterSource.DEFAULT:
@@ -97,6 +102,8 @@ def command(
         if out is not sys.stdout:
             _show(rows, guest, charged)
             show(growths)
+            if hypercalls:
+                show_work(rows, charged)
         elif growth and len(numbers) == 2:
             print(f"pyvmm: {TWO}", file=sys.stderr)
         if profiles is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -149,6 +149,13 @@ _SPECIAL: dict[str, Callable[[VCpu, Arguments, int], Work]] = {
 }
 
 
+class Charged(NamedTuple):
+    """Work of one kind: how often, and the instructions for all of it."""
+
+    times: int
+    instructions: int
+
+
 class Charging:
     """Charges the work of `hv` from now on, until `stop`. `total`: instructions so far; `by`: the same by name of cost.
 
@@ -162,6 +169,7 @@ class Charging:
         self._fault = False  # a page fault of which nobody knows yet whose it is
         self._free = hv.frames.free_count
         self._thousandths: Counter[str] = Counter()
+        self._times: Counter[str] = Counter()
         self._sum = 0
         self._charged = 0
         self._stop = hv.trace.listen(self._hear)
@@ -188,9 +196,13 @@ class Charging:
         return self._sum // 1000
 
     @property
-    def by(self) -> dict[str, int]:
-        """Those by name of cost (`costs.COSTS`), the largest first."""
-        return {name: n // 1000 for name, n in sorted(self._thousandths.items(), key=lambda item: (-item[1], item[0]))}
+    def by(self) -> dict[str, Charged]:
+        """Those by name of cost (`costs.COSTS`), the largest first. Instructions are whole; their sum is `total`."""
+        found, before = {}, 0
+        for name, n in sorted(self._thousandths.items(), key=lambda item: (-item[1], item[0])):
+            found[name] = Charged(self._times[name], (before + n) // 1000 - before // 1000)
+            before += n
+        return found
 
     def _hear(self, event: Event) -> None:
         if self._fault and event.kind is not trace.BOUNCE:
@@ -205,6 +217,7 @@ class Charging:
             cost = costs.COSTS.get(name) or costs.COSTS[UNKNOWN]
             amount = cost.fixed + cost.each * n
             self._thousandths[name] += amount
+            self._times[name] += 1
             self._sum += amount
         if self._clock and self.total > self._charged:
             self._hv.machine.charge(self.total - self._charged)

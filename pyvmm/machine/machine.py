@@ -235,7 +235,9 @@ class Machine:
     def log_stop(self) -> None:
         """End the log; `sink` has been given all of it."""
         self._mark(self._current)
-        self._deliver()
+        assert self._marks is not None
+        if len(self._marks) > 1:  # else the mark itself made a part full
+            self._deliver()
         self._engine.set_log(False)
         self._engine.log_full = self._marks = self._sink = None
 

@@ -108,7 +108,21 @@ def _between(one: Creations, other: Creations, n: int, theirs: float, r: Reason)
     if a["charged"] or b["charged"]:
         text += f" With Xen's own work ({a['charged']:,}, {b['charged']:,}) it is {ratio(mine, shortest)}"
         text += f"{_lacks(mine, shortest, theirs, a['design'], b['design']) if a['n'] == n else ''}."
+        text += _asked(a["charged_by"], b["charged_by"])
     return text + _named(one, r)
+
+
+def _asked(one: Mapping[str, Mapping[str, int]], other: Mapping[str, Mapping[str, int]]) -> str:
+    """What Xen's own work is more in, by name of cost, with how often it is done in each."""
+    none = {"times": 0, "instructions": 0}
+    more = {name: n["instructions"] - other.get(name, none)["instructions"] for name, n in one.items()}
+    large = sorted(more, key=lambda name: (-more[name], name))[:NAMED]
+    named = [
+        f"{name} {more[name]:,} ({one[name]['times']:,} times, {other.get(name, none)['times']:,})"
+        for name in large
+        if more[name] > 0
+    ]
+    return f" Xen's work is more in {', '.join(named)}." if named else ""
 
 
 def _lacks(mine: int, shortest: int, theirs: float, one: str, other: str) -> str:

@@ -69,7 +69,8 @@ def run(engine: str, charging: str | None) -> tuple[str, int, int, int, int]:
     machine = host.machine
     counted = charged.total if charged is not None else 0
     if charged is not None:
-        assert sum(charged.by.values()) <= counted <= sum(charged.by.values()) + len(charged.by)
+        assert sum(one.instructions for one in charged.by.values()) == counted
+        assert all(one.times > 0 for one in charged.by.values())
     found = (result.digest, machine.instructions, machine.charged, counted, machine.now)
     host.close()
     return found
