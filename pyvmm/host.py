@@ -21,21 +21,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from pyvmm import images
+from pyvmm import kernels
 from pyvmm.abi import xen
 from pyvmm.backends.console import Activity, Console
 from pyvmm.backends.pcap import PcapPort
 from pyvmm.backends.ports import HostPort
 from pyvmm.backends.switch import Switch
 from pyvmm.backends.tap import TapPort
-from pyvmm.errors import ConfigError, EngineError, ImageError, MemoryShortage, PyvmmError
+from pyvmm.errors import ConfigError, EngineError, MemoryShortage, PyvmmError
 from pyvmm.hypervisor import event_channel, lifecycle, subsystems
 from pyvmm.hypervisor import trace as events
 from pyvmm.hypervisor.charging import Charging
@@ -64,10 +63,7 @@ DEFAULT_HOST_MEMORY = 512 * MIB
 DEFAULT_GUEST_MEMORY = 128 * MIB
 LARGEST_MEMORY = 60 << 30
 SMALLEST_MEMORY = 16 * MIB
-READ_SIZE = 16 * MIB  # of a file at a time: one that grows must not take all memory first
-LARGEST_FILE = 1024 * MIB  # of a kernel or ramdisk
 HOST_RESERVE = 32 * MIB
-ABOUT = {"image": "kernel", "ramdisk": "ramdisk"}  # what a file is, and the setting that names it
 
 _DETERMINISTIC = uuid.UUID("7c2f9a4e-5b0d-5d52-9a41-5f0c6d1f7a10")  # namespace of domains' UUIDs
 
@@ -211,8 +207,8 @@ class Host:
         `ImageError`, `MemoryShortage`, `ConfigError`: nothing is left."""
         if negotiation not in NEGOTIATIONS:
             raise ConfigError(f"devices are found by {' or '.join(NEGOTIATIONS)}, not by {negotiation}")
-        data, shown = self._load(image)
-        module = _read(Path(ramdisk), "ramdisk") if ramdisk is not None else b""
+        data, shown = kernels.load(image)
+        module = kernels.read(Path(ramdisk), "ramdisk") if ramdisk is not None else b""
         every, noxs = (*devices, *vifs, *disks), negotiation == "noxs"
         for device in every:
             _check_device(device)
@@ -322,8 +318,8 @@ class Host:
         Errors as for `create`."""
         if self.hypervisor.domains:
             raise ConfigError("there is a domain 0 already")
-        data, shown = self._load(image)
-        module = _read(Path(ramdisk), "ramdisk") if ramdisk is not None else b""
+        data, shown = kernels.load(image)
+        module = kernels.read(Path(ramdisk), "ramdisk") if ramdisk is not None else b""
         if memory is not None and (memory < PAGE or memory % PAGE):
             raise ConfigError(f"{memory} bytes of memory: a domain has whole pages of {PAGE} bytes")
         if not 1 <= vcpus <= 128:
@@ -344,16 +340,6 @@ class Host:
         domain = Domain(self, built)
         self.domains.append(domain)
         return domain
-
-    def _load(self, image: str | Path) -> tuple[bytes, str]:
-        """The kernel's bytes, and what to call it: a shipped image by its name, else the file as it was given."""
-        if isinstance(image, str) and "/" not in image and image in images.names():
-            return _read(images.path(image), "image"), image
-        if isinstance(image, str) and "/" not in image and (not image or not Path(image).exists()):
-            raise ImageError(
-                f"no file {image}, and no shipped image of that name; there are: {', '.join(images.names())}"
-            )
-        return _read(Path(image), "image"), str(image)
 
     def _note(self, shown: str, data: bytes) -> None:
         self.images[shown] = hashlib.sha256(data).hexdigest()
@@ -612,24 +598,6 @@ def _check_device(device: Device) -> None:
 def _utf8(text: str) -> str:
     """`text` with what is not UTF-8 in it (a file's name can hold anything) made readable."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _read(path: Path, what: str) -> bytes:
-    try:
-        # Not blocking, for the other end of a named pipe may never come.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ImageError(f"cannot read the {what} {path}: it is no regular file", about=ABOUT[what])
-            chunks: list[bytes] = []
-            while (chunk := file.read(READ_SIZE)) and len(chunks) * READ_SIZE <= LARGEST_FILE:
-                chunks.append(chunk)
-            data = b"".join(chunks)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise ImageError(f"cannot read the {what} {path}: {why}", about=ABOUT[what]) from None
-    if len(data) > LARGEST_FILE:
-        raise ImageError(f"the {what} {path} is larger than {LARGEST_FILE // MIB} MiB", about=ABOUT[what])
-    return data
 
 
 __all__ = ["Domain", "DomainResult", "Host", "Keyboard", "Outside", "Result", "host_memory"]

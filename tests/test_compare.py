@@ -204,6 +204,7 @@ def test_growth_is_in_the_json(capsys: pytest.CaptureFixture[str]) -> None:
         (found,) = data["growth"]
         assert found["total"]["points"] == [[row["n"], row["total"]] for row in data["rows"]]
         assert ("contradict no law" in result.stderr) == told
+        assert (found["total"]["law"] is None) == told
 
 
 def test_two_creations_say_no_law() -> None:

@@ -106,6 +106,8 @@ def test_who_grows() -> None:
     assert str({name: f for name, _, f in found_growth.crossings}["charged_instructions"]) == "0 + 9 n"
     assert "linear, 150 + 8 n" in found_growth.sentence()
     assert found_growth.to_json()["functions"][0]["law"] == "linear"
+    two = growth(rows[:2], stacks[:2], prepares).to_json()
+    assert len(rows) > 2 and {two["total"]["law"], two["functions"][0]["law"], two["total"]["residual"]} == {None}
 
 
 def test_nothing_grows() -> None:

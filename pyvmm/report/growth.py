@@ -221,8 +221,10 @@ def ordinal(n: int) -> str:
 
 
 def _plain(points: Points, fit: Fit) -> dict[str, Any]:
-    return {
-        "points": [list(point) for point in points],
+    found: dict[str, Any] = {"points": [list(point) for point in points]}
+    if len(points) < 3:  # contradict no law
+        return found | {"law": None, "formula": None, "terms": {}, "residual": None}
+    return found | {
         "law": fit.law,
         "formula": str(fit),
         "terms": {name or "1": factor for name, factor in fit.terms},
