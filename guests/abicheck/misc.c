@@ -67,12 +67,22 @@ static void callbacks(void)
 SNIPPET(do_cli, "cli");
 SNIPPET(do_sti, "sti");
 SNIPPET(do_in80, "in $0x80, %al");
+SNIPPET(do_cmos_index, "mov $0x3d, %al\nout %al, $0x70\nxor %eax, %eax\nin $0x70, %al");
+SNIPPET(do_cmos_valid, "mov $13, %al\nout %al, $0x70\nin $0x71, %al\nand $0x80, %eax");
+SNIPPET(do_cmos_mode, "mov $11, %al\nout %al, $0x70\nin $0x71, %al\nand $0x86, %eax");
 
 static s64 vector(const void *code)
 {
     struct probe p = {0};
     probe(&p, code);
     return p.vector;
+}
+
+static u64 value(const void *code)
+{
+    struct probe p = {0};
+    probe(&p, code);
+    return p.vector == -1 ? p.rax : ~0UL;
 }
 
 static void physdev(void)
@@ -85,6 +95,9 @@ static void physdev(void)
     answer("and so is sti", vector(do_sti), -1);
     equal("they do not change the mask", shared_info->vcpu_info[0].evtchn_upcall_mask, 0);
     answer("in from port 0x80 is emulated, with or without the port", vector(do_in80), -1);
+    equal("the index of the clock's memory is the domain's own", value(do_cmos_index), 0x3d);
+    equal("the clock is dom0's: it is right", value(do_cmos_valid), 0x80);
+    equal("and counts decimal, to 24", value(do_cmos_mode), is_dom0() ? 2 : 0x86);
     iopl.iopl = 0;
     answer("physdev_op: set_iopl 0", hypercall_physdev_op(PHYSDEVOP_set_iopl, &iopl), 0);
     answer("then cli faults again", vector(do_cli), 13);
@@ -92,6 +105,31 @@ static void physdev(void)
     struct { u64 bitmap; u32 ports; } map = {0, 65537};
     answer("physdev_op: set_iobitmap of 65537 ports", hypercall_physdev_op(PHYSDEVOP_set_iobitmap, &map), -EINVAL);
     answer("physdev_op: no such command", hypercall_physdev_op(99, NULL), -ENOSYS);
+}
+
+static void cpus(void)
+{
+    struct { u32 cmd, version, cpu, present, out[32]; } op = {55, 0x03000001, 0, 77, {77, 77, 77, 77, 77, 77}};
+    answer("platform_op: get_cpuinfo", hypercall(7, (u64)&op, 0, 0, 0, 0), by_role(0, -EPERM));
+    equal("get_cpuinfo: the last one", op.present, is_dom0() ? 0 : 77);
+    equal("get_cpuinfo: online", op.out[0], is_dom0() ? 1 : 77);
+    equal("get_cpuinfo: APIC id", op.out[1], is_dom0() ? 0 : 77);
+    op.cpu = 9;
+    answer("platform_op: get_cpuinfo of none", hypercall(7, (u64)&op, 0, 0, 0, 0), by_role(0, -EPERM));
+    equal("get_cpuinfo: not present", op.out[0], is_dom0() ? 2 : 77);
+    op.cmd = 48;
+    answer("platform_op: get_cpu_version of none", hypercall(7, (u64)&op, 0, 0, 0, 0), by_role(0, -EPERM));
+    equal("get_cpu_version: no vendor", op.out[0], is_dom0() ? 0 : 77);
+    op.cpu = 0;
+    answer("platform_op: get_cpu_version", hypercall(7, (u64)&op, 0, 0, 0, 0), by_role(0, -EPERM));
+    equal("get_cpu_version: vendor", op.out[0], is_dom0() ? 0x68747541 : 77); /* Auth */
+    u32 a = 1, b, c = 0, d;
+    __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+    u32 family = a >> 8 & 15, model = (a >> 4 & 15) | (a >> 12 & 0xf0);
+    family += family == 15 ? a >> 20 & 0xff : 0;
+    equal("get_cpu_version: family", op.out[3], is_dom0() ? family : 77);
+    equal("get_cpu_version: model", op.out[4], is_dom0() ? model : 77);
+    equal("get_cpu_version: stepping", op.out[5], is_dom0() ? a & 15 : 77);
 }
 
 static void control(void)
@@ -106,6 +144,7 @@ static void control(void)
     words[2] = 4242;
     answer("domctl: getdomaininfo of no domain", hypercall_domctl(words), -ESRCH);
     answer("platform_op: bad pointer", hypercall(7, (u64)WILD, 0, 0, 0, 0), -EFAULT);
+    cpus();
     answer("hvm_op: no such command", hypercall_hvm_op(99, NULL), -ENOSYS);
     answer("xsm_op without a policy", hypercall(27, (u64)WILD, 0, 0, 0, 0), -ENOSYS);
     answer("tmem_op is no more", hypercall(38, 0, 0, 0, 0, 0), -ENOSYS);

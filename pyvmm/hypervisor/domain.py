@@ -70,6 +70,7 @@ class Domain:
         self.iomem = RangeSet()
         self.irqs = RangeSet()
         self.pci_config_address = 0  # what the domain wrote to port 0xcf8
+        self.cmos_index = 0  # and to port 0x70
         # physdev.py: pirq -> interrupt pin (-1: allocated only); the page for EOI flags, if registered.
         self.pirqs: dict[int, int] = {}
         self.pirq_eoi_mfn = 0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pyvmm.hypervisor import cpu, runstate, time, trace
 from pyvmm.hypervisor import hypercalls as hc
 from pyvmm.hypervisor.bounce import CS64, SS
+from pyvmm.hypervisor.cmos import Cmos
 from pyvmm.hypervisor.console_ring import ConsoleRing
 from pyvmm.hypervisor.errors import DomainCrash
 from pyvmm.hypervisor.frames import FrameTable
@@ -74,6 +75,7 @@ class Hypervisor:
         self.console_input = bytearray()  # what CONSOLEIO_read takes from
         self.virq_handlers: dict[int, int] = {}  # global virq -> domid, where it is not the hardware domain (0)
         self.wallclock = (time.BOOT_EPOCH, 0)  # UTC seconds and nanoseconds at virtual time 0
+        self.cmos = Cmos(time.BOOT_EPOCH)
         self.version = VersionInfo()
         self.idle_context = machine.new_context()  # on the CPU when the one that was is gone
         self.frames = FrameTable(self)

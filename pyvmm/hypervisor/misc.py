@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pyvmm.abi import errno, platform, xen
-from pyvmm.hypervisor import time
+from pyvmm.hypervisor import cpuid, time
 from pyvmm.hypervisor.errors import XenError
 from pyvmm.hypervisor.hypercalls import hypercall
 from pyvmm.hypervisor.permissions import find_or_esrch, require_privileged
@@ -105,7 +105,38 @@ def _settime64(v: VCpu, op: int) -> int:
     return 0
 
 
+def _get_cpuinfo(v: VCpu, op: int) -> int:
+    """Physical CPUs: there is number 0, and it is online. (platform_hypercall.c: XENPF_get_cpuinfo.)"""
+    info = platform.xenpf_pcpuinfo.unpack(v.copy_in(op, platform.xenpf_pcpuinfo.size))._asdict()
+    info["flags"] = platform.XEN_PCPU_FLAGS_INVALID if info["xen_cpuid"] else platform.XEN_PCPU_FLAGS_ONLINE
+    if not info["xen_cpuid"]:
+        info["apic_id"] = info["acpi_id"] = 0
+    info["max_present"] = 0
+    v.copy_out(op, platform.xenpf_pcpuinfo.pack(**info))
+    return 0
+
+
+def _get_cpu_version(v: VCpu, op: int) -> int:
+    """Vendor, family, model and stepping of a physical CPU; of one that there is not, zeros."""
+    cpu = platform.xenpf_pcpu_version.unpack(v.copy_in(op, platform.xenpf_pcpu_version.size)).xen_cpuid
+    found = {"xen_cpuid": cpu, "max_present": 0}
+    if not cpu:
+        _, b, c, d = cpuid.native(v.hv, 0, 0)
+        signature, _, _, _ = cpuid.native(v.hv, 1, 0)
+        family, model = signature >> 8 & 15, signature >> 4 & 15
+        if family == 15:
+            family += signature >> 20 & 0xFF
+        if family >= 6:
+            model |= signature >> 12 & 0xF0
+        vendor = b"".join(word.to_bytes(4, "little") for word in (b, d, c))
+        found |= {"vendor_id": vendor, "family": family, "model": model, "stepping": signature & 15}
+    v.copy_out(op, platform.xenpf_pcpu_version.pack(**found))
+    return 0
+
+
 _PLATFORM_OPERATIONS: dict[int, Callable[[VCpu, int], int]] = {
+    platform.XENPF_get_cpu_version: _get_cpu_version,
+    platform.XENPF_get_cpuinfo: _get_cpuinfo,
     platform.XENPF_settime32: _settime32,
     platform.XENPF_settime64: _settime64,
 }
@@ -113,8 +144,8 @@ _PLATFORM_OPERATIONS: dict[int, Callable[[VCpu, int], int]] = {
 
 @hypercall(xen.HYPERVISOR_platform_op, "op")
 def platform_op(v: VCpu, op: int) -> int:
-    """XENPF_*: setting the wall clock. -EACCES for another interface version, -EPERM without privilege, else
-    -ENOSYS."""
+    """XENPF_*: the wall clock, what physical CPUs there are. -EACCES for another interface version, -EPERM without
+    privilege, else -ENOSYS."""
     data = v.copy_in(op, platform.xen_platform_op.size)
     cmd, version = int.from_bytes(data[:4], "little"), int.from_bytes(data[4:8], "little")
     if version != platform.XENPF_INTERFACE_VERSION:

@@ -1,16 +1,19 @@
 """Port I/O of PV guests: who may, and what is there.
 
 A port is reached if the guest asked for it (virtual IOPL or its I/O bitmap) and, for the real one, the domain was
-given it (`Domain.ioports`). This machine has no devices on its ports, so what a domain was given reads as all ones
-and swallows writes; the configuration address port 0xcf8 is a latch of the domain's own, as in Xen.
+given it (`Domain.ioports`). There is one device, the clock with a battery (`cmos`); what else a domain was given reads
+as all ones and swallows writes. Two ports are latches of the domain's own, as in Xen: the configuration address 0xcf8,
+and the clock's index 0x70.
 
-Facts: xen/arch/x86/pv/emul-priv-op.c of Xen 4.17 (guest_io_okay, admin_io_okay, guest_io_read, rep_ins, rep_outs).
+Facts: xen/arch/x86/pv/emul-priv-op.c of Xen 4.17 (guest_io_okay, admin_io_okay, guest_io_read, rep_ins, rep_outs),
+xen/arch/x86/time.c (rtc_guest_read, rtc_guest_write).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyvmm.hypervisor import cmos
 from pyvmm.hypervisor.bounce import (
     DF,
     GP,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from pyvmm.hypervisor.vcpu import VCpu
 
 CONFIG_ADDRESS = 0xCF8
+CMOS_INDEX, CMOS_DATA = 0x70, 0x71
 
 
 def iopl_ok(v: VCpu) -> bool:
@@ -59,16 +63,30 @@ def guest_may(v: VCpu, port: int, size: int) -> bool:
 
 
 def read(domain: Domain, port: int, size: int) -> int:
-    """What `in` reads: all ones, but for the domain's own latch of the configuration address."""
+    """What `in` reads."""
     if port == CONFIG_ADDRESS and size == 4:
         return domain.pci_config_address
-    return (1 << 8 * size) - 1
+    return int.from_bytes(bytes(_read_byte(domain, port + i) for i in range(size)), "little")
+
+
+def _read_byte(domain: Domain, port: int) -> int:
+    if port == CMOS_INDEX:
+        return domain.cmos_index
+    if port == CMOS_DATA and domain.ioports.contains(CMOS_INDEX, CMOS_DATA):
+        return domain.hv.cmos.read(domain.cmos_index % cmos.SIZE, domain.hv.machine.now)
+    return 0xFF
 
 
 def write(domain: Domain, port: int, size: int, value: int) -> None:
-    """What `out` does: nothing, but for the latch of the configuration address."""
+    """What `out` does."""
     if port == CONFIG_ADDRESS and size == 4:
         domain.pci_config_address = value
+        return
+    for i, byte in enumerate(value.to_bytes(size, "little")):
+        if port + i == CMOS_INDEX:
+            domain.cmos_index = byte
+        elif port + i == CMOS_DATA and domain.ioports.contains(CMOS_INDEX, CMOS_DATA):
+            domain.hv.cmos.write(domain.cmos_index % cmos.SIZE, byte, domain.hv.machine.now)
 
 
 def string_io(v: VCpu, insn: Insn) -> bool:

@@ -1,8 +1,8 @@
 """What a kernel file may be wrapped in: gzip, or Linux's bzImage around a compressed ELF.
 
 Sources: Linux's Documentation/arch/x86/boot.rst (the boot header: offsets of `HdrS`, `setup_sects`,
-`payload_offset`, `payload_length`,
-and that the payload's last four bytes hold its uncompressed size), RFC 1952 and each format's magic number.
+`payload_offset`, `payload_length`, and that the payload's last four bytes hold its uncompressed size), RFC 1952, LZ4's
+frame format description (the legacy frame) and each format's magic number.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pyvmm.errors import ImageError
 LIMIT = 1 << 30  # bytes; what libxc allows a kernel or a ramdisk to unpack to
 
 GZIP = b"\x1f\x8b"
+LZ4 = b"\x02\x21\x4c\x18"
 BOOT_MAGIC, BOOT_MAGIC_AT = b"HdrS", 0x202
 SETUP_SECTS_AT, BOOT_VERSION_AT, PAYLOAD_AT = 0x1F1, 0x206, 0x248
 PAYLOAD_SINCE = 0x208  # boot protocol 2.08 introduced payload_offset and payload_length
@@ -34,22 +35,83 @@ class _Decoder(Protocol):
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
-# (magic number, name, what unpacks it; None where Python has no decoder for it)
+class _Zstd:
+    """Zstandard, a frame (RFC 8878)."""
+
+    WINDOW = 1 << 27  # bytes; `zstd --ultra -22`, which Linux is packed with, asks for so many
+    STEP = 1024  # bytes at a time: a few can become 128 KiB, and what comes is looked at
+
+    def __init__(self) -> None:
+        import zstandard
+
+        self._error: type[Exception] = zstandard.ZstdError
+        self._decoder = zstandard.ZstdDecompressor(max_window_size=self.WINDOW).decompressobj()
+
+    @property
+    def eof(self) -> bool:
+        return self._decoder.eof
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        out, size = [], 0
+        try:
+            for at in range(0, len(data), self.STEP):
+                out.append(self._decoder.decompress(data[at : at + self.STEP]))
+                size += len(out[-1])
+                if self.eof or size >= max_length:
+                    break
+        except self._error as error:
+            raise ValueError(error) from None
+        return b"".join(out)[:max_length]
+
+
+class _Lz4:
+    """LZ4's legacy frame, as `lz4 -l` and Linux's build write it: blocks, each with its compressed size before it. In a
+    bzImage what follows them are four bytes that hold the size of it all."""
+
+    BLOCK = 8 << 20  # bytes that a block unpacks to, at most
+
+    def __init__(self) -> None:
+        self.eof = False
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        import lz4.block
+
+        out, size, at = [], 0, 0
+        while size < max_length:
+            word, at = data[at : at + 4], at + 4
+            if word == LZ4:  # at the beginning, or where files were put together
+                continue
+            n = int.from_bytes(word, "little")
+            if not word or (at == len(data) and n == size & 0xFFFF_FFFF):
+                self.eof = True
+                break
+            if len(word) < 4 or at + n > len(data):
+                break
+            try:
+                out.append(lz4.block.decompress(data[at : at + n], uncompressed_size=self.BLOCK))
+            except lz4.block.LZ4BlockError as error:
+                raise ValueError(error) from None
+            size += len(out[-1])
+            at += n
+        return b"".join(out)[:max_length]
+
+
+# (magic number, name, what unpacks it; None where there is no decoder for it)
 FORMATS: tuple[tuple[bytes, str, Callable[[], _Decoder] | None], ...] = (
     (GZIP, "gzip", lambda: zlib.decompressobj(wbits=31)),
     (b"BZh", "bzip2", bz2.BZ2Decompressor),
     (b"\xfd7zXZ\x00", "xz", lzma.LZMADecompressor),
     (b"\x5d\x00\x00", "lzma", lzma.LZMADecompressor),
     (b"\x89LZO", "lzo", None),
-    (b"\x02\x21\x4c\x18", "lz4", None),
-    (b"\x28\xb5\x2f\xfd", "zstd", None),
+    (LZ4, "lz4", _Lz4),
+    (b"\x28\xb5\x2f\xfd", "zstd", _Zstd),
 )
 
 
 def decompress(data: bytes, path: str) -> bytes:
     """`data` unpacked once if it begins with a known compression's magic number, else as it is. `ImageError` when it
     is
-    damaged, unpacks to more than `LIMIT` bytes, or is of a kind Python's library cannot unpack."""
+    damaged, unpacks to more than `LIMIT` bytes, or is of a kind that cannot be unpacked here."""
     for magic, name, decoder in FORMATS:
         if data.startswith(magic):
             if decoder is None:
