@@ -1,4 +1,4 @@
-"""What a kernel file may be wrapped in: gzip, or Linux's bzImage around a compressed ELF.
+"""What a kernel file may be wrapped in: a compression, Linux's bzImage around a compressed ELF.
 
 Sources: Linux's Documentation/arch/x86/boot.rst (the boot header: offsets of `HdrS`, `setup_sects`,
 `payload_offset`, `payload_length`, and that the payload's last four bytes hold its uncompressed size), RFC 1952, LZ4's
