@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +23,7 @@ from pyvmm.cli.compare import command
 from pyvmm.errors import ConfigError
 from pyvmm.report.classes import BOOT, CLASSES, PREPARE, prepares
 from pyvmm.report.symbols import functions_of
+from tests.running import pyvmm
 
 CLASSED = [name for name in CLASSES if name != PREPARE]
 
@@ -280,6 +289,30 @@ def test_charged_is_apart(tmp_path: Path) -> None:
     times = {name: one.times for name, one in row.charged_by.items()}
     assert (times["switch"], times["event_channel_op.send"]) == (row.switches, row.events)
     assert times["domctl.createdomain"] == 1
+
+
+@pytest.mark.parametrize("columns", [40, 80, 300])
+def test_no_number_is_ever_shortened(tmp_path: Path, columns: int) -> None:
+    """On a terminal that is too narrow lines run over; nothing in them changes."""
+    options = ["compare", "--designs", "xl,lightvm", "--guest", "noop", "-n", "1,2,3", "--growth", "--hypercalls"]
+    options += ["--resume", str(tmp_path)]
+    piped = pyvmm(*options)
+    master, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 25, columns, 0, 0))
+    size = {"COLUMNS": str(columns), "LINES": "25", "TERM": "dumb"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pyvmm", *options],
+        stdout=terminal,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **size},
+    )
+    os.close(terminal)
+    shown = bytearray()
+    with contextlib.suppress(OSError):  # how a terminal says that nobody has its other end any more
+        while piece := os.read(master, 65536):
+            shown += piece
+    assert process.wait() == piped.status == 0
+    assert shown.decode().replace("\r", "") == piped.out and "…" not in piped.out
 
 
 def test_what_xen_was_asked_for(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ struct back *back_find(u32 type, u32 frontend, u32 devid)
     return NULL;
 }
 
+struct back *back_to_come;
+
 struct back *back_next(struct back *after)
 {
     if (after && after->next_same)
@@ -59,6 +61,8 @@ void back_free(struct back *b)
     struct back **at = chain(b->kind->type, b->frontend, b->devid);
     while (*at != b)
         at = &(*at)->next_same;
+    if (back_to_come == b)
+        back_to_come = back_next(b);
     *at = b->next_same;
     events_mask();
     for (struct back *s = stirred_first, *before = NULL; s; before = s, s = s->next_stirred)

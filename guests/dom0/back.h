@@ -51,6 +51,7 @@ struct back {
 /* back.c */
 struct back *back_find(u32 type, u32 frontend, u32 devid);
 struct back *back_next(struct back *after); /* all of them, one after the other; the first after NULL */
+extern struct back *back_to_come;          /* by whoever holds them and may sleep on his way through all: the next one, also when that goes meanwhile */
 struct back *back_new(const struct back_kind *kind, u32 frontend, u32 devid, const union device_config *c); /* NULL: no memory */
 void back_disconnect(struct back *b);
 void back_free(struct back *b);            /* disconnected, closed and forgotten */

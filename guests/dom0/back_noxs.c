@@ -147,12 +147,9 @@ int noxs_device_close(u32 type, u32 frontend, u32 devid, u64 until)
 
 int noxs_device_destroy(u32 type, u32 frontend, u32 devid)
 {
-    back_hold(); /* whoever goes through the devices, and sleeps meanwhile, is to find the next one */
     struct back *b = back_find(type, frontend, devid);
-    if (!b) {
-        back_let_go();
+    if (!b)
         return -ENOENT;
-    }
     back_disconnect(b); /* before the front end hears of it, and takes its pages back */
     back_set_state(b, XenbusStateClosed);
     event_close(b->port);
@@ -161,7 +158,6 @@ int noxs_device_destroy(u32 type, u32 frontend, u32 devid)
     if (b->closer)
         thread_wake(b->closer);
     back_free(b);
-    back_let_go();
     collect();
     return 0;
 }

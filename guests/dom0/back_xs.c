@@ -166,8 +166,8 @@ static void directory_event(const char *path)
     u64 n = strlen(path);
     if (names_in(path) != -ENOENT)
         return;
-    for (struct back *b = back_next(NULL), *next; b; b = next) {
-        next = back_next(b);
+    for (struct back *b = back_next(NULL); b; b = back_to_come) {
+        back_to_come = back_next(b);
         if (b->way == &way_xs && !strncmp(b->path, path, n) && b->path[n] == '/')
             device_gone(b);
     }
@@ -205,8 +205,8 @@ static void backend_event(const char *path, const char *token)
 void backends_forget(u32 domid)
 {
     back_hold();
-    for (struct back *b = back_next(NULL), *next; b; b = next) {
-        next = back_next(b);
+    for (struct back *b = back_next(NULL); b; b = back_to_come) {
+        back_to_come = back_next(b);
         if (b->way == &way_xs && b->frontend == domid)
             device_gone(b);
     }
@@ -225,8 +225,8 @@ void backends_rescan(void)
     if (!store_domid)
         return;
     back_hold();
-    for (struct back *b = back_next(NULL), *next; b; b = next) {
-        next = back_next(b);
+    for (struct back *b = back_next(NULL); b; b = back_to_come) {
+        back_to_come = back_next(b);
         if (b->way == &way_xs)
             device_event(b->kind, b->frontend, b->devid);
     }

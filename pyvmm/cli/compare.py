@@ -13,12 +13,11 @@ import click
 from click.core import ParameterSource
 
 from pyvmm.cli.numbers import CURVE, numbers_option, parse
-from pyvmm.cli.output import open_output
+from pyvmm.cli.output import open_output, wide_console
 from pyvmm.cli.sweeps import Kept, Sweep, directory, run, workers
 from pyvmm.errors import UsageError
 
 COLUMNS = ("config", "hypervisor", "xenstore", "devices", "load", "toolstack", "boot")
-WIDTH = 170  # of the table where there is no terminal
 CROSSINGS = ("hypercalls", "events", "switches", "store_messages")
 
 
@@ -121,7 +120,6 @@ def command(
 
 
 def _show(rows: list[dict[str, Any]], guest: str, charged: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -142,8 +140,7 @@ def _show(rows: list[dict[str, Any]], guest: str, charged: bool) -> None:
         shown = row["design"] if row["design"] != last else ""
         table.add_row(shown, str(row["n"]), *(f"{value:,}" for value in figures))
         last = row["design"]
-    width = None if sys.stdout.isatty() else WIDTH
-    console = Console(width=width, highlight=False)
+    console = wide_console()
     console.print(f"instructions to create and boot the n-th {guest}", markup=False)
     console.print(table)
     if native := list(dict.fromkeys(row["design"] for row in rows if row.get("native"))):

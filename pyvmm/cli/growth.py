@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
+from pyvmm.cli.output import wide_console
 from pyvmm.cli.sweeps import Measured
 from pyvmm.report.growth import Counts, Fit, Growth, growth
 
 TOP = 12  # functions of a design that are shown
-WIDTH = 160  # columns where there is no terminal
 TWO = "two creations: a line goes through any two counts and they contradict no law; three would, such as -n 1,10,100"
 
 
@@ -24,10 +23,9 @@ def growth_of(measured: Sequence[Measured]) -> Growth:
 def show(growths: Sequence[Growth]) -> None:
     """A sentence a design; and for those that grow, a table of functions, the most first. Of two creations no law is
     told, and why."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    console = wide_console()
     if any(len(one.points) == 2 for one in growths):
         console.print(f"\n{TWO}", markup=False)
     for one in growths:

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, TextIO
 from pyvmm.errors import UsageError, one_line
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from pyvmm.result import Result
     from pyvmm.xenbus.devices import Key, Report
 
 REPORTS_TOLD = 10  # of one device
+WIDEST = 10_000  # columns, more than any table has
 
 
 def open_output(stack: ExitStack, name: str | None, what: str, standard: TextIO) -> TextIO | None:
@@ -28,6 +31,14 @@ def open_output(stack: ExitStack, name: str | None, what: str, standard: TextIO)
         return stack.enter_context(open(name, "w", encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot write the {what} file {name}: {error.strerror}") from None
+
+
+def wide_console() -> Console:
+    """For tables of numbers: a line is as long as it needs to be. A terminal that is narrower breaks it; nothing is
+    ever shortened."""
+    from rich.console import Console
+
+    return Console(width=WIDEST, highlight=False)
 
 
 def write_figures(result: Result, out: TextIO | None) -> None:

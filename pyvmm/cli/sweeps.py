@@ -220,8 +220,10 @@ def run(executor: Executor, sweeps: Sequence[Sweep], kept: Kept) -> dict[Sweep, 
                         try:
                             found[sweep] = future.result()
                         except BrokenExecutor:
+                            left = dict.fromkeys(sweep.design for sweep in told if sweep not in found)
                             raise PyvmmError(
-                                f"a process that measured {sweep.design} was killed; --resume DIR keeps what is done"
+                                f"a process was killed, of those that were to measure {', '.join(left)}; --resume DIR "
+                                "keeps what is done"
                             ) from None
                         kept.save(sweep, found[sweep])
                         progress.done(sweep)

@@ -1,7 +1,7 @@
 """The PC's clock with a battery, and its memory (MC146818): what a kernel that is dom0 reads the time from.
 
-It counts in binary-coded decimal and 24 hours, on virtual time, and interrupts nobody. While SET in status B holds it,
-the time's registers keep what is written; it goes on from there.
+It runs on virtual time, and interrupts nobody. While SET in status B holds it, the time's registers keep what is
+written; it goes on from there. The day of the week is that of the date, whatever is written.
 
 Sources: Motorola's MC146818A data sheet (registers 0 to 13), the PC's use of byte 0x32 for the century.
 """
@@ -18,18 +18,13 @@ TIME = frozenset((SECONDS, MINUTES, HOURS, WEEKDAY, DAY, MONTH, YEAR, CENTURY))
 UPDATING = 0x80  # in status A
 UPDATE_TIME = 244_000  # nanoseconds, before a second begins
 SET, BINARY, HOURS_24 = 0x80, 0x04, 0x02  # in status B
+AFTERNOON = 0x80  # in the hours, where they count to 12
 DIVIDER = 0x26  # status A: 32768 Hz, 1024 Hz
 VALID = 0x80  # status D: the battery is good
 SECOND = 1_000_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def _bcd(n: int) -> int:
-    return n // 10 << 4 | n % 10
-
-
-def _number(bcd: int) -> int:
-    return (bcd >> 4) * 10 + (bcd & 15)
+_FIRST = int((datetime(1, 1, 1, tzinfo=UTC) - _EPOCH).total_seconds())
+_AGE = 24 * 146_097 * 86_400  # seconds of 9600 years, whose calendar then begins again
 
 
 class Cmos:
@@ -59,8 +54,6 @@ class Cmos:
         running = not self._held
         if index == STATUS_A:
             value &= ~UPDATING
-        elif index == STATUS_B:
-            value = value & ~BINARY | HOURS_24
         self._bytes[index] = value
         if (index == STATUS_B and not running and not self._held) or (index in TIME and running):
             self._go_on(now)
@@ -69,18 +62,39 @@ class Cmos:
     def _held(self) -> bool:
         return bool(self._bytes[STATUS_B] & SET)
 
+    def _byte(self, n: int) -> int:
+        return n if self._bytes[STATUS_B] & BINARY else n // 10 << 4 | n % 10
+
+    def _number(self, byte: int) -> int:
+        if self._bytes[STATUS_B] & BINARY:
+            return byte
+        if byte & 15 > 9 or byte >> 4 > 9:
+            raise ValueError("no decimal digit")
+        return (byte >> 4) * 10 + (byte & 15)
+
+    def _hour(self, byte: int) -> int:
+        if self._bytes[STATUS_B] & HOURS_24:
+            return self._number(byte)
+        hour = self._number(byte & ~AFTERNOON)
+        if not 1 <= hour <= 12:
+            raise ValueError("no hour")
+        return hour % 12 + (12 if byte & AFTERNOON else 0)
+
     def _time(self, now: int) -> dict[int, int]:
-        t = _EPOCH + timedelta(seconds=self._start + now // SECOND)
+        seconds = (self._start + now // SECOND - _FIRST) % _AGE + _FIRST
+        t = _EPOCH + timedelta(seconds=seconds)
         parts = {SECONDS: t.second, MINUTES: t.minute, HOURS: t.hour, WEEKDAY: t.isoweekday() % 7 + 1}
         parts |= {DAY: t.day, MONTH: t.month, YEAR: t.year % 100, CENTURY: t.year // 100}
-        return {index: _bcd(n) for index, n in parts.items()}
+        found = {index: self._byte(n) for index, n in parts.items()}
+        if not self._bytes[STATUS_B] & HOURS_24:
+            found[HOURS] = self._byte((t.hour + 11) % 12 + 1) | (AFTERNOON if t.hour >= 12 else 0)
+        return found
 
     def _go_on(self, now: int) -> None:
-        n = {index: _number(self._bytes[index]) for index in TIME}
         try:
-            t = datetime(
-                n[CENTURY] * 100 + n[YEAR], n[MONTH], n[DAY], n[HOURS], n[MINUTES], n[SECONDS], tzinfo=UTC
-            )  # fmt: skip
+            n = {index: self._number(self._bytes[index]) for index in TIME - {WEEKDAY, HOURS}}
+            year, hour = n[CENTURY] * 100 + n[YEAR], self._hour(self._bytes[HOURS])
+            t = datetime(year, n[MONTH], n[DAY], hour, n[MINUTES], n[SECONDS], tzinfo=UTC)
         except ValueError:
             return
         self._start = int((t - _EPOCH).total_seconds()) - now // SECOND

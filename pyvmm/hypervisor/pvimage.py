@@ -122,7 +122,7 @@ def parse_features(text: str, path: str) -> tuple[int, int]:
 
 
 def read_image(data: bytes, path: str = "image") -> PvImage:
-    """Read and check the kernel in `data` (an ELF, a gzipped one, or a bzImage); `path` is named in errors.
+    """Read and check the kernel in `data` (an ELF, a compressed one, or a bzImage); `path` is named in errors.
 
     `ImageError` for everything that no PV64 builder could boot.
     """

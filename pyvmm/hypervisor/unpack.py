@@ -32,11 +32,11 @@ class _Decoder(Protocol):
     @property
     def eof(self) -> bool: ...
 
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int, /) -> bytes | bytearray: ...
 
 
 class _Zstd:
-    """Zstandard, a frame (RFC 8878)."""
+    """Zstandard (RFC 8878): the first frame."""
 
     WINDOW = 1 << 27  # bytes; `zstd --ultra -22`, which Linux is packed with, asks for so many
     STEP = 1024  # bytes at a time: a few can become 128 KiB, and what comes is looked at
@@ -51,17 +51,15 @@ class _Zstd:
     def eof(self) -> bool:
         return self._decoder.eof
 
-    def decompress(self, data: bytes, max_length: int, /) -> bytes:
-        out, size = [], 0
+    def decompress(self, data: bytes, max_length: int, /) -> bytearray:
+        out, at = bytearray(), 0
         try:
-            for at in range(0, len(data), self.STEP):
-                out.append(self._decoder.decompress(data[at : at + self.STEP]))
-                size += len(out[-1])
-                if self.eof or size >= max_length:
-                    break
+            while at < len(data) and not self.eof and len(out) < max_length:
+                out += self._decoder.decompress(data[at : at + self.STEP])
+                at += self.STEP
         except self._error as error:
             raise ValueError(error) from None
-        return b"".join(out)[:max_length]
+        return out
 
 
 class _Lz4:
@@ -73,27 +71,31 @@ class _Lz4:
     def __init__(self) -> None:
         self.eof = False
 
-    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+    def decompress(self, data: bytes, max_length: int, /) -> bytearray:
         import lz4.block
 
-        out, size, at = [], 0, 0
-        while size < max_length:
+        out, at = bytearray(), 0
+        while len(out) < max_length:
             word, at = data[at : at + 4], at + 4
             if word == LZ4:  # at the beginning, or where files were put together
                 continue
             n = int.from_bytes(word, "little")
-            if not word or (at == len(data) and n == size & 0xFFFF_FFFF):
+            if not word or (at == len(data) and n == len(out)):
                 self.eof = True
                 break
+            if len(word) == 4 and at == len(data):
+                raise ValueError("the size at its end is another one")
             if len(word) < 4 or at + n > len(data):
                 break
             try:
-                out.append(lz4.block.decompress(data[at : at + n], uncompressed_size=self.BLOCK))
+                block = lz4.block.decompress(data[at : at + n], uncompressed_size=self.BLOCK)
             except lz4.block.LZ4BlockError as error:
                 raise ValueError(error) from None
-            size += len(out[-1])
+            if not block:
+                raise ValueError("a block of nothing")
+            out += block
             at += n
-        return b"".join(out)[:max_length]
+        return out
 
 
 # (magic number, name, what unpacks it; None where there is no decoder for it)
@@ -109,9 +111,9 @@ FORMATS: tuple[tuple[bytes, str, Callable[[], _Decoder] | None], ...] = (
 
 
 def decompress(data: bytes, path: str) -> bytes:
-    """`data` unpacked once if it begins with a known compression's magic number, else as it is. `ImageError` when it
-    is
-    damaged, unpacks to more than `LIMIT` bytes, or is of a kind that cannot be unpacked here."""
+    """`data` unpacked once if it begins with a known compression's magic number, else as it is; what comes after the
+    first stream (of lz4: the last) is left. `ImageError` when it is damaged, unpacks to more than `LIMIT` bytes, or is
+    of a kind that cannot be unpacked here."""
     for magic, name, decoder in FORMATS:
         if data.startswith(magic):
             if decoder is None:
@@ -125,7 +127,7 @@ def decompress(data: bytes, path: str) -> bytes:
                 raise ImageError(f"{path}: unpacks to more than {LIMIT >> 20} MiB")
             if not unpack.eof:
                 raise ImageError(f"{path}: damaged {name} data: it ends too early")
-            return out
+            return bytes(out)
     return data
 
 
@@ -147,5 +149,5 @@ def payload(data: bytes, path: str) -> bytes:
 
 
 def unwrap(data: bytes, path: str) -> bytes:
-    """The ELF file in `data`: a gzipped kernel or a bzImage is unpacked, anything else comes back unchanged."""
+    """The ELF file in `data`: a compressed kernel or a bzImage is unpacked, anything else comes back unchanged."""
     return decompress(payload(decompress(data, path), path), path)

@@ -154,7 +154,13 @@ def table_9(every: Mapping[str, Creations], titles: Mapping[str, str]) -> Table:
     times = f"× {titles[base]}"  # noqa: RUF001
     heads = ["design", "create, 1st", f"{times}, 1st", "paper's, 1st"]
     heads += [f"create, {nth(measured)}", f"{times}, {nth(measured)}"]
-    heads += [f"create, {nth(LAST)}", f"{nth(LAST)} / 1st", "paper's", f"{times}, {nth(LAST)}", f"paper's, {nth(LAST)}"]
+    heads += [
+        f"create, {nth(LAST)}",
+        f"{nth(LAST)} / 1st",
+        f"paper's, {nth(LAST)} / 1st",
+        f"{times}, {nth(LAST)}",
+        f"paper's, {nth(LAST)}",
+    ]
     return _only(heads, lines)
 
 
@@ -164,7 +170,11 @@ def order_9(every: Mapping[str, Creations], titles: Mapping[str, str]) -> str:
     ours = sorted(known, key=lambda design: -_created(every[design].rows[-1]))
     theirs = sorted(known, key=lambda design: -(paper(9, design, LAST, "create") or 0))
     names = ", ".join(titles[design] for design in ours)
-    return f"From the most to the least: {names}. This {'is' if ours == theirs else 'is not'} the paper's order."
+    n = nth(_count(every[known[0]].rows[-1], "n"))
+    same = "is" if ours == theirs else "is not"
+    return (
+        f"From the most to the least, at the {n} creation: {names}. This {same} the paper's order, at the {nth(LAST)}."
+    )
 
 
 def table_10(rows: Sequence[Row]) -> Table:

@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 
 from pyvmm.host import MIB, Host
+from pyvmm.hypervisor import lifecycle
+from pyvmm.machine import Reg
+from pyvmm.machine.exits import PageFault
 from pyvmm.toolstack.devices import Vbd
 from tests.guests.dom0_rig import DESIGNS, PROMPT, XENSTORE, Dom0Rig
 from tests.guests.test_devices_split import pattern
@@ -292,3 +295,38 @@ def test_guests_of_different_designs_talk() -> None:
             for domid in (one, two):
                 counted = re.search(r"echo: (\d+) frames in, (\d+) out, 0 bad sums, 0 errors", rig.said(domid))
                 assert counted and (int(counted[2]), int(counted[1]), 0, 0) == frames[domid]
+
+
+@pytest.mark.parametrize("after", [550_000, 600_000, 700_000, 3_000_000])
+def test_a_store_that_does_not_answer_holds_up_no_noxs_guest(after: int) -> None:
+    """The XenStore's domain is paused while back ends are at work with it: a guest that has nothing from it can go."""
+    vif = json.dumps({"name": "x", "kernel": "daytime", "memory": 8, "vifs": [{}]}).encode()
+    with Dom0Rig("chaos-noxs", "chaos-xs", files={"vif.json": vif}, guests=["daytime"]) as dom0:
+        domid = dom0.create("vif.json", "first")
+        dom0("design chaos-xs")
+        dom0.type("create vif.json second")
+        dom0.run(after)
+        assert "created second" in dom0.output()  # its back end may be in the middle of something
+        lifecycle.pause(dom0.host.hypervisor.domains[1])
+        dom0.settle()
+        assert dom0("destroy first") == f"destroyed first domid {domid}"
+        lifecycle.unpause(dom0.host.hypervisor.domains[1])
+        dom0.settle()
+        assert dom0("destroy second").startswith("destroyed second")
+
+
+def test_data_cannot_be_executed() -> None:
+    """Not by dom0, nor by the XenStore: stacks, static data, what is mapped of others (`mm_data_is_no_code`)."""
+    with Dom0Rig("chaos-xs", files={}) as dom0:
+        machine = dom0.host.machine
+        for domid in (0, 1):
+            context = dom0.host.hypervisor.domains[domid].vcpus[0].context
+            assert context is not None
+            machine.switch(context)
+            code = machine.get(Reg.RIP)
+            assert machine.translate(code, execute=True)
+            for data in (machine.get(Reg.RSP), 0x40000000000):  # memlayout.h: MAP_AREA
+                assert machine.translate(data, write=True)
+                with pytest.raises(PageFault) as caught:
+                    machine.translate(data, execute=True)
+                assert caught.value.error_code & 0x11 == 0x11  # it is there, and no code

@@ -45,8 +45,7 @@ def test_it_is_set_while_it_is_held() -> None:
         clock.write(index, value, 6 * SECOND)
     assert said(clock, 100 * SECOND) == "2024-02-29 00:45:30 2"  # nothing moves
     assert not clock.read(cmos.STATUS_A, 2 * SECOND - 1) & cmos.UPDATING
-    clock.write(cmos.STATUS_B, cmos.BINARY, 200 * SECOND)
-    assert clock.read(cmos.STATUS_B, 0) == cmos.HOURS_24
+    clock.write(cmos.STATUS_B, cmos.HOURS_24, 200 * SECOND)
     assert said(clock, 231 * SECOND) == "2024-02-29 00:46:01 5"
 
 
@@ -58,7 +57,36 @@ def test_a_day_that_there_is_not_changes_nothing() -> None:
     assert said(clock, 0) == "2023-12-30 23:59:58 7"
 
 
-@given(st.lists(st.tuples(st.integers(0, 127), st.integers(0, 255), st.integers(0, 1 << 62))))
+@pytest.mark.parametrize("hour", range(24))
+@pytest.mark.parametrize("mode", [0, cmos.BINARY, cmos.HOURS_24, cmos.BINARY | cmos.HOURS_24])
+def test_it_counts_as_it_is_told(hour: int, mode: int) -> None:
+    clock = Cmos(START - START % 86400 + hour * 3600 + 45 * 60)
+    clock.write(cmos.STATUS_B, mode, 0)
+    shown = hour if mode & cmos.HOURS_24 else 12 if hour % 12 == 0 else hour % 12
+    byte = shown if mode & cmos.BINARY else int(str(shown), 16)
+    byte |= cmos.AFTERNOON if hour >= 12 and not mode & cmos.HOURS_24 else 0
+    assert clock.read(cmos.HOURS, 0) == byte and clock.read(cmos.STATUS_B, 0) == mode
+    assert clock.read(cmos.MINUTES, 0) == (45 if mode & cmos.BINARY else 0x45)
+    clock.write(cmos.HOURS, byte, 0)  # what was read can be written
+    clock.write(cmos.STATUS_B, cmos.HOURS_24, 0)
+    assert said(clock, 0).split()[1] == f"{hour:02}:45:00"
+
+
+def test_it_outlives_all_calendars() -> None:
+    clock = Cmos(START)
+    for index, value in ((cmos.CENTURY, 0x99), (cmos.YEAR, 0x99)):
+        clock.write(index, value, 0)
+    before = said(clock, 0)
+    assert len(said(clock, 10 * SECOND)) == len(said(clock, 1 << 62)) == len(before)
+    clock.write(cmos.SECONDS, 0x1A, 1 << 62)  # no decimal digit: nothing changes
+    assert said(clock, 10 * SECOND).split()[1] == "00:00:08"
+
+
+REGISTERS = st.sampled_from([*sorted(cmos.TIME), cmos.STATUS_A, cmos.STATUS_B]) | st.integers(0, 127)
+BYTES = st.sampled_from([0, 0x12, 0x31, 0x59, 0x80, 0x99]) | st.integers(0, 255)
+
+
+@given(st.lists(st.tuples(REGISTERS, BYTES, st.integers(0, 1 << 62))))
 def test_whatever_is_written(writes: list[tuple[int, int, int]]) -> None:
     clock = Cmos(START)
     for index, value, now in writes:

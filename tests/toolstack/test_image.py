@@ -199,6 +199,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "zstd cut": (PACKERS["zstd"](Elf().build())[:60], "ends too early"),
     "damaged lz4": (LZ4 + struct.pack("<I", 90) + bytes(range(90)), "damaged lz4"),
     "lz4 cut": (lz4_legacy(Elf().build())[:-3], "ends too early"),
+    "lz4 of nothing": (LZ4 + struct.pack("<IB", 1, 0) * 9, "a block of nothing"),
+    "lz4, another size": (lz4_legacy(Elf().build()) + struct.pack("<I", 5), "the size at its end"),
     "old bzImage": (bzimage(b"", version=0x203), "boot protocol"),
 }
 
