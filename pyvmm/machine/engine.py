@@ -40,7 +40,7 @@ from pyvmm.machine.exits import (
 from pyvmm.machine.lengths import length
 from pyvmm.machine.opcodes import Op, Plan
 from pyvmm.machine.paging import PF_I, walk
-from pyvmm.machine.registers import CR2, FLAG_TF, RAX, RBX, RCX, RDX, RFLAGS, RIP, RSP
+from pyvmm.machine.registers import CR2, CR4, CR4_TSD, FLAG_TF, RAX, RBX, RCX, RDX, RFLAGS, RIP, RSP
 
 #: A run leaves the CPU engine this often, in instructions, so that Ctrl-C is noticed.
 SLICE: Final = 50_000_000
@@ -84,6 +84,7 @@ class Engine:
     """Base of the engines. One a machine."""
 
     name = ""
+    timed = False  # `rdtsc` has a hook of its own: blocks with it in them run as others do
 
     def __init__(self, cpu: Cpu) -> None:
         self.cpu = cpu
@@ -92,6 +93,9 @@ class Engine:
         self.handle = cpu.handle
         self.on_syscall: SyscallHandler | None = None
         self.on_cpuid: CpuidHandler | None = None
+        if self.timed:  # a hook answers, so that it need not fault
+            cpu.write(x86.UC_X86_REG_CR4, CR4 & ~CR4_TSD)
+            cpu.save(cpu.ring0)
         self.tsc_offset = 0
         self.in_callback = False
         self.stop_requested = False
@@ -238,7 +242,7 @@ class Engine:
         bits = self.code_segment()[0]
         plan = self._plans[bits].get(code)
         if plan is None:
-            plan = self._plans[bits][code] = opcodes.plan(code, count, bits)
+            plan = self._plans[bits][code] = opcodes.plan(code, count, bits, self.timed)
         return plan
 
     # Running.
@@ -487,6 +491,7 @@ HOOK_TYPES: Final = {
     "block": uc.UC_HOOK_BLOCK,
     "intr": uc.UC_HOOK_INTR,
     "insn": uc.UC_HOOK_INSN,
+    "time": uc.UC_HOOK_INSN,
     "invalid": uc.UC_HOOK_INSN_INVALID,
     "edge": uc.UC_HOOK_EDGE_GENERATED,
 }

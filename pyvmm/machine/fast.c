@@ -22,7 +22,7 @@
 enum { REG_CS = 11, REG_SS = 49, REG_RAX = 35, REG_RCX = 38, REG_RDI = 39, REG_RDX = 40, REG_RIP = 41, REG_RSI = 43, REG_RSP = 44, REG_CR2 = 52, REG_CR3 = 53,
        REG_R8 = 106, REG_R10 = 108, REG_R11 = 109, REG_RFLAGS = 253 };
 enum { HOOK_INTR = 1, HOOK_INSN = 2, HOOK_BLOCK = 8, HOOK_INSN_INVALID = 16384, HOOK_EDGE = 32768 };
-enum { INS_SYSCALL = 699 };
+enum { INS_SYSCALL = 699, INS_RDTSC = 608 };
 enum { CTL_TLB_FLUSH = 11 | 1 << 30 }; /* uc_ctl: number, no arguments, writing */
 
 #if defined(__GNUC__)
@@ -80,9 +80,12 @@ typedef struct { uint64_t pa, pa2; uint32_t size; int32_t bits; pv_plan plan; } 
 #define PAGES_SIZE 64u
 #define KNOWN_SIZE 2048u
 #define WAYS 4u
+#define TIMES_SIZE 64u
 #define LONGEST 256u /* of the blocks whose plan is remembered by their bytes */
 
 typedef struct { uint32_t size; int32_t bits; pv_plan plan; uint8_t code[LONGEST]; } known_entry;
+/* How many instructions there are from an `rdtsc` to the end of its block: by these bytes. */
+typedef struct { uint64_t pc; uint32_t size, n; uint8_t code[LONGEST]; } time_entry;
 
 typedef struct pv_engine {
     /* the hot path's */
@@ -122,6 +125,7 @@ typedef struct pv_engine {
     uint64_t cr3, cr3_epoch;
     page_entry pages[PAGES_SIZE];
     known_entry known[KNOWN_SIZE];
+    time_entry times[TIMES_SIZE];
 } pv_engine;
 
 static uint64_t pv_py_syscall(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
@@ -429,6 +433,33 @@ static void on_syscall(void *uc, void *data)
         stop(e, SLICE);
 }
 
+/* How many of the block's instructions begin at `pc` or later. */
+static uint32_t left_from(pv_engine *e, uint64_t pc)
+{
+    uint8_t code[LONGEST];
+    uint64_t offset = pc - e->block_pc, size = e->block_size - offset;
+    time_entry *t = &e->times[(pc >> 1) % TIMES_SIZE];
+    if (size > sizeof code || pv_fetch(e, pc, (int)size, code) != (int)size)
+        return pv_py_tail(e->block_pc, (uint32_t)e->block_size, offset);
+    if (t->pc != pc || t->size != size || memcmp(t->code, code, size)) {
+        *t = (time_entry){pc, (uint32_t)size, pv_py_tail(e->block_pc, (uint32_t)e->block_size, offset), {0}};
+        memcpy(t->code, code, size);
+    }
+    return t->n;
+}
+
+/* `rdtsc` in the middle of a block, which is counted as a whole already. (Stepping does it by itself.) */
+static int on_rdtsc(void *uc, void *data)
+{
+    pv_engine *e = data;
+    (void)uc;
+    pv_settle(e);
+    uint64_t now = e->instructions - left_from(e, pv_read(e, REG_RIP)) + e->tsc_offset;
+    pv_write(e, REG_RAX, (uint32_t)now);
+    pv_write(e, REG_RDX, now >> 32);
+    return 1; /* it is done */
+}
+
 static pv_engine *pv_new(void *uc, void **functions, uintptr_t ram, uint64_t ram_size, uintptr_t code, uintptr_t scratch,
                          int profile)
 {
@@ -448,6 +479,7 @@ static pv_engine *pv_new(void *uc, void **functions, uintptr_t ram, uint64_t ram
     bad |= e->lib.hook_add(uc, &handle, HOOK_INSN, (void *)on_syscall, e, (uint64_t)1, (uint64_t)0, INS_SYSCALL);
     bad |= e->lib.hook_add(uc, &handle, HOOK_BLOCK, profile ? (void *)on_profiled_block : (void *)on_block, e, (uint64_t)1, (uint64_t)0);
     bad |= e->lib.hook_add(uc, &handle, HOOK_EDGE, (void *)on_edge, e, (uint64_t)1, (uint64_t)0);
+    bad |= e->lib.hook_add(uc, &handle, HOOK_INSN, (void *)on_rdtsc, e, (uint64_t)1, (uint64_t)0, INS_RDTSC);
     if (bad) {
         free(e);
         return NULL;

@@ -85,6 +85,7 @@ class FastEngine(Engine):
     """Counts by blocks, in C."""
 
     name = "fast"
+    timed = True
 
     instructions = _field("instructions")
     rep_iterations = _field("rep_iterations")

@@ -65,11 +65,15 @@ def _two_bytes() -> tuple[int, ...]:
     for op in range(0x20, 0x28):
         table[op] = _BARE_MODRM
     table[0x78] = _MODRM | _EXTRQ
+    table[0x50] = _BARE_MODRM
     return tuple(table)
 
 
 #: Opcodes that are invalid in 64-bit mode; 0x62 is EVEX, which the CPU model lacks. (Of VEX the engine does some.)
 _INVALID: Final = frozenset(b"\x06\x07\x0e\x16\x17\x1e\x1f\x27\x2f\x37\x3f\x60\x61\x62\x82\x9a\xce\xd4\xd5\xd6\xea")
+#: Shifts by an immediate. Of these, and of extrq, insertq, movdq2q and movq2dq, the engine looks at no ModRM.mod: all
+#: operands are registers.
+_SHIFTS: Final = frozenset({0x71, 0x72, 0x73})
 _ONE: Final = _one_byte()
 _TWO: Final = _two_bytes()
 
@@ -100,13 +104,14 @@ def length(code: bytes, start: int = 0, bits: int = 64) -> int:
     """
     end = len(code)
     i = start
-    narrow = short_address = wide = repne = False
+    narrow = short_address = wide = repne = repeat = False
     while i < end:
         byte = code[i]
         if byte in LEGACY_PREFIXES:
             narrow |= byte == 0x66
             short_address |= byte == 0x67
             repne |= byte == 0xF2
+            repeat |= byte == 0xF3
         elif bits == 64 and byte & 0xF0 == 0x40:
             wide = byte & 8 != 0
         else:
@@ -124,9 +129,17 @@ def length(code: bytes, start: int = 0, bits: int = 64) -> int:
         if op in (0x38, 0x3A):
             i += 1
             follows = _MODRM if op == 0x38 else _MODRM | _IB
+        elif (
+            (op == 0x78 and (narrow or repne))
+            or (op == 0xD6 and (repne or repeat) and not narrow)
+            or (op in _SHIFTS and i < end and code[i] >> 3 & 7 >= 2)
+        ):
+            follows = follows & ~_MODRM | _BARE_MODRM
     elif code[i - 1] in (0xC4, 0xC5) and bits != 64 and i < end and code[i] < 0xC0:  # les, lds
         follows = _MODRM
-    elif code[i - 1] in (0xC4, 0xC5) and i + 1 < end:  # VEX
+    elif code[i - 1] in (0xC4, 0xC5) and i + 1 >= end:  # VEX that is cut off: the engine gave up there
+        return LONGEST
+    elif code[i - 1] in (0xC4, 0xC5):  # VEX
         space = 1 if code[i - 1] == 0xC5 else code[i] & 0x1F
         i += 1 if code[i - 1] == 0xC5 else 2
         follows = _TWO[code[i]] if i < end and space == 1 else _MODRM if space == 2 else _MODRM | _IB

@@ -116,15 +116,17 @@ class Plan(NamedTuple):
     sizes: tuple[int, ...]
 
 
-def plan(code: bytes, count: int = 0, bits: int = 64) -> Plan:
+def plan(code: bytes, count: int = 0, bits: int = 64, timed: bool = False) -> Plan:
     """The plan for a translated block of these bytes, code of 64, 32 or 16 bits; `count` is the engine's own number of
-    instructions, 0 if not known."""
+    instructions, 0 if not known. `timed`: a plain `rdtsc` in 64-bit code needs no stepping."""
     sizes = boundaries(code, count, bits)
     n = len(sizes)
     offset = 0
     op = Op.PLAIN
     for i, size in enumerate(sizes):
         op = classify(code, offset, bits)
+        if op == Op.RDTSC and timed and bits == 64 and size == 2:
+            op = Op.PLAIN
         if op in (Op.PORT, Op.CPUID, Op.RDTSC, Op.ABSENT):
             return Plan(n, Kind.STEP, i + 1, sizes)
         if op == Op.REP_COMPARE and i == n - 1 and i > 0:

@@ -27,6 +27,7 @@ _PROTOTYPES = {
     "block": ctypes.CFUNCTYPE(None, _HANDLE, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p),
     "intr": ctypes.CFUNCTYPE(None, _HANDLE, ctypes.c_uint32, ctypes.c_void_p),
     "insn": ctypes.CFUNCTYPE(None, _HANDLE, ctypes.c_void_p),
+    "time": ctypes.CFUNCTYPE(ctypes.c_int, _HANDLE, ctypes.c_void_p),
     "invalid": ctypes.CFUNCTYPE(ctypes.c_bool, _HANDLE, ctypes.c_void_p),
     "edge": ctypes.CFUNCTYPE(None, _HANDLE, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p),
 }
@@ -187,6 +188,7 @@ class PureEngine(PythonHooks):
     """Counts by blocks."""
 
     name = "pure"
+    timed = True
 
     def __init__(self, cpu: Cpu, profile: bool = False) -> None:
         super().__init__(cpu, profile)
@@ -198,6 +200,19 @@ class PureEngine(PythonHooks):
         self._slice = 0
         self._iterations_left = 0
         self._hook("block", self._on_block)
+        self._hook("time", self._on_rdtsc, x86.UC_X86_INS_RDTSC)
+
+    def _on_rdtsc(self, handle: int, data: int) -> int:
+        """In the middle of a block, which is counted as a whole already. (Stepping does it by itself.)"""
+        try:
+            sizes = self.plan(self._pc, self._size).sizes
+            now = self.instructions - opcodes.not_retired(sizes, self.read(RIP) - self._pc) + self.tsc_offset
+            self.write(RAX, now & 0xFFFFFFFF)
+            self.write(RDX, now >> 32 & 0xFFFFFFFF)
+        except BaseException as e:
+            self.error = e
+            self._stop(Why.ERROR)
+        return 1  # it is done
 
     def go(self) -> None:
         self._slice = self.instructions + SLICE

@@ -70,7 +70,8 @@ FLAG_FIXED: Final = 1 << 1
 
 # The state in which every vCPU runs (Intel SDM volume 3, 2.5 and 2.2.1).
 CR0: Final = 0x80050033  # PG AM WP NE ET MP PE: what Xen shows its guests
-CR4: Final = 0x624  # PAE, TSD (rdtsc must not show the host's time), OSFXSR, OSXMMEXCPT
+CR4_TSD: Final = 1 << 2
+CR4: Final = 0x620 | CR4_TSD  # PAE, OSFXSR, OSXMMEXCPT; rdtsc must not show the host's time
 MSR_EFER: Final = 0xC0000080
 EFER: Final = 0xD01  # SCE LME LMA NXE
 

@@ -72,6 +72,12 @@ CASES: dict[str, list[str]] = {
     "call ret": ["b90a000000", "e802000000", "eb03", "ffc3", "c3", "ffc9", "75f3", "cc"],
     "pushf popf": ["9c", "58", "50", "9d", "9c", "5b", "cc"],
     "rdtsc": ["90", "0f31", "4889c3", "90", "0f31", "cc"],
+    "rdtsc with prefixes": ["ffc0", "0f31", "4889c3", "660f31", "01d8", "480f31", "f30f31", "01c3", "cc"],
+    "rdtsc before a fault": ["ffc0", "0f31", "ffc3", "488b042500000000", "0f31", "cc"],
+    "rdtsc before a repeated one": ["bf00005000", "b904000000", "0f31", "f3aa", "0f31", "cc"],
+    "rdtsc that is written over": ["0f31", "89c3", "66c7050000000090 90".replace(" ", ""), "0f31", "0f31", "cc"],
+    "registers only, whatever ModRM says": ["0f5005", "0f7215 01".replace(" ", ""), "f20fd605", "0f31", "ffc0", "cc"],
+    "VEX cut off": ["ffc0", "488b042500000000", "ffc0", "f3c4e2"],
     "cpuid": ["31c0", "0fa2", "90", "cc"],
     "own trap flag": ["9c", "810c2400010000", "9d", "90", "90", "cc"],
     "wild jump": ["90", "48b80000000000100000", "ffe0"],
@@ -371,3 +377,18 @@ def test_declined_syscall_keeps_registers() -> None:
 
 def test_stack_constant() -> None:
     assert STACK > DATA and isinstance(Machine, type)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_rdtsc_counts_what_came_before(engine: str) -> None:
+    """Wherever it is in its block, and wherever a budget ends; with what was charged."""
+    for before in range(5):
+        for first in range(1, 9):
+            g = Guest(engine)
+            g.put(*["90"] * before, "0f31", "4889c3", "90", "0f31", "90", "cc")
+            g.m.charge(1000)
+            exits = [g.m.run(first)]
+            while exits[-1] == BudgetUsed():
+                exits.append(g.m.run(2))
+            assert exits[-1] == SoftInt(3, 1) and g.m.instructions == before + 6
+            assert (g.m.get(Reg.RBX), g.m.get(Reg.RAX)) == (1000 + before, 1000 + before + 3)
