@@ -236,7 +236,9 @@ class Host:
         plan = toolstack.prepare(config)
         if identity is None:
             identity = uuid.uuid5(_DETERMINISTIC, _utf8(f"{self.seed} {self.hypervisor.last_domid} {config.name}"))
-        built = toolstack.create(plan, identity)
+        built: object = toolstack.create(plan, identity)
+        if not isinstance(built, Built):  # a design of the user's
+            raise ConfigError(f"{toolstack.name}: its create gave {built!r:.60}: expected what was built, a Built")
         self._note(shown, data)
         if ramdisk is not None:
             self._note(str(ramdisk), module)

@@ -299,6 +299,10 @@ CRASHING = "image=images.path('crash').read_bytes(), cmdline='way=panic'"
             r"x\.py:5: SystemExit: no more is known$",
         ),
         ("    def __init__(self, *a):\n        import sys; sys.exit(3)\n", r"^a: .*x\.py:5: SystemExit: 3$"),
+        (
+            "    def create(self, plan, identity):\n        pass\n",
+            r"^a: a: its create gave None: expected what was built",
+        ),
         (PREPARE.format("paused=True"), r"^a: guest 1, domain 1, was left paused: no row without its boot$"),
         (PREPARE.format(CRASHING), r"^a: guest 1, domain 1, crashed: the guest's kernel shut itself down"),
     ],
