@@ -42,6 +42,12 @@ def missing(packages: tuple[str, ...]) -> list[str]:
     return [name for name in packages if not (shutil.which(DEBIAN[name]) or Path(DEBIAN[name]).is_file())]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: of files that are run side by side none of those is to begin at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("oracle")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skips tests whose `oracle` or `debian` marker asks for what is not there."""
     wanted = [name for mark in item.iter_markers("debian") for name in mark.args]
