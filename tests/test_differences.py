@@ -77,7 +77,7 @@ def test_the_ratios_are_those_of_the_counts(
     assert f"{mine - least:,} more" in row.counted and f"Messages {xl['store_messages']:,}, 0" in row.counted
     assert f"With Xen's own work ({xl['charged']:,}, {shortest['charged']:,})" in row.counted
     more = xl["charged_by"]["switch"]["instructions"] - shortest["charged_by"]["switch"]["instructions"]
-    assert f"Xen's work is more in switch {more:,} ({xl['switches']:,} times, {shortest['switches']:,})" in row.counted
+    assert f"Xen's work is more in switch {more:,} (done {xl['switches']:,}, {shortest['switches']:,})" in row.counted
     lacks = 25 * (least + shortest["charged"]) - mine - xl["charged"]
     assert f"{lacks:,.0f} more in xl alone" in row.counted and "for each of 26 to 21 processes" in row.counted
     grown = next(row for row in every["9"] if row.what == "xl: 1000th / 1st")

@@ -130,7 +130,9 @@ def test_ratios_stand_beside_the_papers(measured: dict[str, list[Measured]]) -> 
     ]
     assert lines["xl, with charged"]["create, 3rd"] == f"{both[0]:,}"
     assert lines["xl, with charged"]["× LightVM, 3rd"] == figures_tables.ratio(*both)  # noqa: RUF001
-    assert lines["xl, with charged"]["paper's, 1000th / 1st"] == "–"  # noqa: RUF001  ours is not known at the paper's n
+    assert (
+        lines["xl, with charged"]["paper's, 1000th / 1st"] == figures_tables.NONE
+    )  # ours is not known at the paper's n
     free = {d: replace(c, rows=[{**row, "charged": 0} for row in c.rows]) for d, c in every.items()}
     assert len(figures_tables.table_9(free, titles).rows) == len(titles)
     charged = replace(every["xl"], rows=[{**row, "charged": 1234} for row in every["xl"].rows])

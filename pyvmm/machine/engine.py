@@ -1,9 +1,9 @@
 """The run loop that all engines share, the stepper, and the bookkeeping of counts.
 
 Engines differ in `go`: how they run whole translated blocks. Everything exceptional (the last instructions of a
-budget, port I/O,
-`cpuid`, `rdtsc`) is done here, one instruction at a time, with the CPU's own trap flag: the trap after each instruction
-is what counts it, so stepping knows nothing of blocks and is the oracle for engines that count by blocks.
+budget, port I/O, `cpuid`) is done here, one instruction at a time, with the CPU's own trap flag: the trap after each
+instruction is what counts it, so stepping knows nothing of blocks and is the oracle for engines that count by blocks.
+They answer `rdtsc` in the middle of a block (`timed`): what is counted of the block and still to come is taken off.
 
 Counting by blocks. A block's instructions are counted when it is entered. What did not retire is taken back: the tail
 of the block from the faulting instruction on. A store into the block that executes makes Unicorn leave it there without

@@ -455,6 +455,8 @@ static int on_rdtsc(void *uc, void *data)
     (void)uc;
     pv_settle(e);
     uint64_t now = e->instructions - left_from(e, pv_read(e, REG_RIP)) + e->tsc_offset;
+    if (e->failed)
+        stop(e, ERROR);
     pv_write(e, REG_RAX, (uint32_t)now);
     pv_write(e, REG_RDX, now >> 32);
     return 1; /* it is done */

@@ -118,7 +118,7 @@ def _asked(one: Mapping[str, Mapping[str, int]], other: Mapping[str, Mapping[str
     more = {name: n["instructions"] - other.get(name, none)["instructions"] for name, n in one.items()}
     large = sorted(more, key=lambda name: (-more[name], name))[:NAMED]
     named = [
-        f"{name} {more[name]:,} ({one[name]['times']:,} times, {other.get(name, none)['times']:,})"
+        f"{name} {more[name]:,} (done {one[name]['times']:,}, {other.get(name, none)['times']:,})"
         for name in large
         if more[name] > 0
     ]
